@@ -21,7 +21,7 @@ def unknown(
 ) -> InputError:  # to be raised by the caller
     "The error for a name that does not exist, with the nearest that do."
     valid = sorted(valid)
-    near = get_close_matches(str(given), valid, n=3, cutoff=0.5)
+    near = get_close_matches(str(given), valid, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"possible: {', '.join(valid)}"
     return InputError(f"unknown {kind} {given!r}; {hint}" + (f" {see} shows all" if see and near else ""))
 

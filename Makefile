@@ -1,0 +1,74 @@
+# make paper   run what is missing and render the HTML edition (SCALE=smoke|cpu|paper, WORKERS=2)
+# make test    check everything
+# make lab     open JupyterLab
+# Both of the first need only Python 3.11 or newer, a package index and this file: they make .venv themselves.
+PY      ?= python3
+VENV    ?= .venv
+SCALE   ?= smoke
+WORKERS ?= 2
+PYTHON  := $(VENV)/bin/python
+SHELL   := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: paper test lab venv clean
+.DEFAULT_GOAL := paper
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONHASHSEED := 0
+export JUPYTER_PREFER_ENV_PATH := 1
+export MPLBACKEND := Agg
+# the installer leaves compiling to the first import: without this each process would compile torch anew
+unexport PYTHONDONTWRITEBYTECODE
+
+# uv does not read pip's settings: hand over those it understands, only where they are set
+empty :=
+comma := ,
+space := $(empty) $(empty)
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(PIP_FIND_LINKS))
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_EXTRA_INDEX_URL
+export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
+export UV_INDEX_STRATEGY ?= unsafe-best-match
+endif
+ifdef PIP_CERT
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
+ifdef PIP_DEFAULT_TIMEOUT
+export UV_HTTP_TIMEOUT ?= $(PIP_DEFAULT_TIMEOUT)
+endif
+
+# uv is several times faster; where it cannot be had or does not succeed, pip does the same
+define install
+	if $(PYTHON) -m uv pip install -q --python $(PYTHON) -c constraints.txt --build-constraints constraints.txt -e '.[$(1)]'; \
+	then :; else echo 'installing with pip'; $(PYTHON) -m pip install -q -c constraints.txt -e '.[$(1)]'; fi
+endef
+
+$(VENV)/.installed: settings.ini constraints.txt setup.py pyproject.toml
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "Python 3.11.5 or newer is needed (make PY=python3.12 uses another), this is " + sys.version.split()[0])'
+	@echo 'installing into $(VENV)'
+	@$(PY) -m venv '$(VENV)'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt uv || echo 'uv cannot be had'
+	@$(call install,run$(comma)dev)
+	@touch $@
+
+$(VENV)/.installed-lab: $(VENV)/.installed
+	@$(call install,run$(comma)dev$(comma)lab)
+	@touch $@
+
+venv: $(VENV)/.installed
+
+paper: $(VENV)/.installed
+	@$(VENV)/bin/fmm paper --scale $(SCALE) --workers $(WORKERS)
+
+test: $(VENV)/.installed
+	@$(PYTHON) tests/run_all.py
+
+lab: $(VENV)/.installed-lab
+	@$(PYTHON) -m jupyterlab --notebook-dir nbs
+
+clean:
+	rm -rf '$(VENV)' build dist *.egg-info .pytest_cache .hypothesis

@@ -1,0 +1,157 @@
+"""Run notebooks of the library, each in a fresh process, and keep the executed copies.
+
+    python site/execute.py [--fresh] [--workers 2] [NOTEBOOK …]
+
+Without names: nbs/lib, nbs/howto and nbs/index.ipynb. This runs what nbdev_test runs (the same cells are skipped), and
+keeps the outputs, so that the site shows what the test has seen. A copy is kept under the hash of all that it depends
+on; --fresh runs also what is kept.
+"""
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import sys
+import time
+import traceback
+from configparser import ConfigParser
+from multiprocessing.connection import wait
+from pathlib import Path
+from textwrap import indent
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "build" / "site-cache"
+TIMEOUT = 600  # seconds a notebook
+DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*)$", re.M)
+
+
+def library():
+    "The notebooks that are run for the site, in reading order."
+    found = [ROOT / "nbs" / "index.ipynb", *sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))]
+    return [p for p in found + sorted((ROOT / "nbs" / "howto").glob("*.ipynb")) if p.exists()]
+
+
+def label(path):
+    "A notebook's name in messages."
+    return os.path.relpath(path, ROOT)
+
+
+def environment():
+    "Hash of everything but itself that an executed notebook depends on."
+    files = [*sorted((ROOT / "fmm_nb").rglob("*.py")), ROOT / "constraints.txt", Path(__file__)]
+    shipped = [p for name in ("mini", "reported", "weights") for p in (ROOT / "data" / name).rglob("*") if p.is_file()]
+    data = sorted(f"{p.name} {p.stat().st_size}" for p in shipped)
+    digest = hashlib.sha256(f"{sys.version_info[:2]} {data}".encode())
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def kept(notebook, cache=CACHE, environ=None):
+    "Where the executed copy of a notebook lies, or will lie."
+    key = hashlib.sha256((environ or environment()).encode() + notebook.read_bytes()).hexdigest()[:16]
+    return cache / notebook.parent.name / f"{notebook.stem}-{key}.ipynb"
+
+
+def skip_flags():
+    "Flags of settings.ini that mark cells which are not run by default."
+    ini = ConfigParser(delimiters=["="])
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    return set(ini["DEFAULT"].get("tst_flags", "").split())
+
+
+def is_run(source, flags):
+    "Whether a cell is run: not where a flag or `eval: false` says no."
+    directives = dict(DIRECTIVE.findall(source))
+    return not (flags & directives.keys() or directives.get("eval", "").lower() == "false" or "nbdev_export(" in source)
+
+
+def run_cells(notebook, path):
+    "Run the cells of a loaded notebook in place; at the first that fails, say which and why, and leave."
+    from execnb.shell import CaptureShell  # replaces __main__, so only in the notebook's own process
+
+    shell, flags = CaptureShell(path, mpl_format="svg"), skip_flags()
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    for number, cell in enumerate(cells):
+        source = "".join(cell["source"])
+        if is_run(source, flags):
+            cell["outputs"] = list(shell.run(source))
+        if shell.exc:
+            error = "".join(traceback.format_exception(shell.exc.with_traceback(shell.exc.__traceback__.tb_next)))
+            sys.exit(f"\n{label(path)}, code cell {number}:\n{indent(source[:800], '    ')}\n{error}")
+
+
+def run(path, target):
+    "Run one notebook as nbdev_test does, in its folder, and write the executed copy; for a process of its own."
+    os.chdir(path.parent)
+    sys.path.insert(0, str(ROOT))
+    os.environ["IN_TEST"] = "1"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    if "skip_exec: true" not in "".join(notebook["cells"][0]["source"]):
+        run_cells(notebook, path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for old in target.parent.glob(f"{path.stem}-*.ipynb"):
+        old.unlink(missing_ok=True)
+    part = target.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, target)
+
+
+def context():
+    "How processes start: forked from one that has imported torch where that is safe (2 s less for each notebook)."
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    import matplotlib_inline.backend_inline  # noqa: F401
+    import pandas  # noqa: F401
+    import torch  # noqa: F401
+
+    return multiprocessing.get_context("fork")
+
+
+def run_all(jobs, workers=2, say=print):
+    "Run (notebook, target) pairs, `workers` at a time; the notebooks that failed."
+    processes, waiting, running, failed = context(), list(jobs), {}, []
+    while waiting or running:
+        while waiting and len(running) < workers:
+            job = waiting.pop(0)
+            process = processes.Process(target=run, args=job)
+            process.start()
+            running[process.sentinel] = process, job[0], time.monotonic()
+        ended = wait(list(running), timeout=1)
+        late = [s for s, (_, _, start) in running.items() if time.monotonic() - start > TIMEOUT]
+        for sentinel in {*ended, *late}:
+            process, path, start = running.pop(sentinel)
+            process.kill() if sentinel in late else None
+            process.join()
+            # a killed process says nothing itself: its exit code does
+            verdict = "ok" if process.exitcode == 0 else f"FAILED (exit code {process.exitcode})"
+            failed += [path] if process.exitcode else []
+            say(f"  {label(path)}  {time.monotonic() - start:.1f} s  {verdict}", flush=True)
+    return failed
+
+
+def executed(notebooks, workers=2, fresh=False, cache=CACHE):
+    "Executed copies of notebooks, {notebook: copy}; runs what is missing. Raises SystemExit where one fails."
+    environ = environment()
+    copies = {path: kept(path, cache, environ) for path in notebooks}
+    missing = [(path, copy) for path, copy in copies.items() if fresh or not copy.exists()]
+    failed = run_all(missing, workers) if missing else []
+    if failed:
+        raise SystemExit("failed: " + ", ".join(label(p) for p in failed))
+    return copies
+
+
+def main():
+    "Command line."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=Path)
+    parser.add_argument("--fresh", action="store_true", help="run also what is kept")
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    executed([p.resolve() for p in args.notebooks] or library(), args.workers, args.fresh)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

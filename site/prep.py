@@ -1,0 +1,135 @@
+"""From a notebook to a page of the site: nbdev's directives become cell tags, hidden cells go, links are turned.
+
+A page knows where its notebook stands in the repository; a link that holds there is turned into one that holds in the
+site: to the page made from the file it names, or to a copy of that file.
+"""
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*)$")
+LINK = re.compile(r"(\]\(|(?:src|href)=\")(?![a-z]+:|#|/)([^)\"\s#]+)(#[^)\"\s]*)?")
+EXPORTED = re.compile(r"^(?:async def|def|class)\s+(\w+)|^(\w+)\s*(?::[^=]+)?=(?!=)", re.M)
+LONG = 25  # lines of code that are folded on an experiment's page
+
+
+@dataclass(frozen=True)
+class Page:
+    "One notebook and its place in the site."
+
+    name: str  # without suffix: "experiments/03_multiplication"
+    shown: Path  # the notebook that is shown, executed where there is one
+    origin: Path  # the clean notebook it was made from
+    kind: str  # "paper" | "experiment" | "library" | "howto" | "readme"
+    note: str = ""  # where its numbers come from
+
+
+class Links:
+    "Turns links; remembers the files that the pages need beside them."
+
+    def __init__(self, root, places):
+        self.root, self.places, self.files = root, places, set()  # places: {file or folder: page name}
+
+    def target(self, path):
+        "Where a file of the repository is found in the site's source, or None where there is no such thing."
+        if path in self.places:
+            return f"{self.places[path]}"
+        if path.is_file() and path.is_relative_to(self.root):
+            self.files.add(path)
+            return f"files/{copy_name(path.relative_to(self.root))}"
+        return None
+
+    def turn(self, text, origin, page):
+        "`text` of a file that stands at `origin`, for the page `page`."
+
+        def one(match):
+            target = self.target(Path(os.path.normpath(origin.parent / match[2])))
+            if target is None:
+                return match[0]  # Sphinx refuses it, with the page's name
+            if match[1].startswith(("src", "href")):
+                target = re.sub(r"\.(ipynb|md)$", ".html", target) if not target.startswith("files/") else target
+            return match[1] + os.path.relpath(target, Path(page).parent) + (match[3] or "")
+
+        return LINK.sub(one, text)
+
+
+def copy_name(path):
+    "The name of a file's copy in the site; text that Sphinx would take for a page gets another ending."
+    return f"{path}.txt" if path.suffix in {".md", ".ipynb"} else str(path)
+
+
+def joined(text):
+    "Notebook text is a string or a list of lines."
+    return text if isinstance(text, str) else "".join(text)
+
+
+def split(source):
+    "Code without its directives, and the directives."
+    found = [(line, DIRECTIVE.match(line)) for line in source.splitlines()]
+    code = "\n".join(line for line, match in found if not match).strip("\n")
+    return code, {match[1]: match[2].strip() for _, match in found if match}
+
+
+def tags(code, directives, old, kind):
+    "The tags by which the site shows, folds or leaves out a code cell's source."
+    new = set(old) | ({"export"} if "export" in directives else set())
+    if kind == "paper" or directives.get("echo") == "false" or code.startswith("show_doc("):
+        new.add("remove-input")
+    elif "code-fold" in directives or "injected-parameters" in old or (kind == "experiment" and code.count("\n") >= LONG):
+        new.add("hide-input")
+    return sorted(new)
+
+
+def code_cell(cell, page, links):
+    "The cells that a code cell becomes: none where it is hidden, an anchor before it where it is exported."
+    code, directives = split(joined(cell["source"]))
+    if directives.keys() & {"hide", "default_exp"} or directives.get("include") == "false" or not code.strip():
+        return []
+    for output in cell.get("outputs", []):
+        if "text/markdown" in output.get("data", {}):
+            output["data"]["text/markdown"] = links.turn(joined(output["data"]["text/markdown"]), page.origin, page.name)
+    metadata = {"tags": tags(code, directives, cell["metadata"].get("tags", []), page.kind)}
+    names = [a or b for a, b in EXPORTED.findall(code)] if page.kind == "library" and "export" in directives else []
+    anchors = "".join(f'<span class="anchor" id="source-{name}"></span>' for name in names if name != "__all__")
+    return ([markdown(anchors)] if anchors else []) + [cell | {"source": code, "metadata": metadata}]
+
+
+def markdown(text):
+    "A new markdown cell."
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def strip(page):
+    "The line under the title: where the numbers come from, and the notebook itself."
+    up = "../" * page.name.count("/")
+    notebook = f'<a href="{up}notebooks/{page.name}.ipynb" download>{page.origin.name}</a>'
+    note = f"{page.note[:1].upper()}{page.note[1:]} · " if page.note else ""
+    unrun = " page-unrun" if page.note.startswith("not run") else ""
+    return markdown(f'<p class="page-note page-{page.kind}{unrun}">{note}Notebook: {notebook}</p>')
+
+
+def front(cell):
+    "A first cell as two: the title with its one-line summary, and the rest."
+    source = joined(cell["source"])
+    title = re.match(r"\s*#[^\n]*\n?(\s*>[^\n]*\n?)*", source)
+    return (title[0], source[title.end() :]) if title else ("", source)
+
+
+def prepare(page, links):
+    "The notebook of a page as Sphinx shall see it."
+    notebook = json.loads(page.shown.read_text(encoding="utf-8"))
+    cells = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cells += code_cell(cell, page, links)
+        elif cell["cell_type"] == "markdown":
+            cells.append(cell | {"source": links.turn(joined(cell["source"]), page.origin, page.name), "metadata": {}})
+    title, rest = front(cells[0]) if cells and cells[0]["cell_type"] == "markdown" else ("", "")
+    top = [markdown(title or f"# {page.origin.stem}"), strip(page)] + ([markdown(rest)] if rest.strip() else [])
+    cells = top + cells[1 if title or rest else 0 :]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
+    language = {"name": "python", "pygments_lexer": "ipython3"}
+    return {"cells": cells, "metadata": {"language_info": language}, "nbformat": 4, "nbformat_minor": 5}

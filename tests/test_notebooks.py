@@ -1,0 +1,129 @@
+"Notebooks are clean, the package is what they export, README.md is what nbs/index.ipynb says, and pages keep their shape."
+import ast
+import difflib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
+MAX_CELL, MAX_FUNCTION = 40, 45
+# both commands in one process; the commands on the PATH may be another environment's
+NBDEV = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+
+
+def name(path):
+    "A notebook's path as a test's name."
+    return str(path.relative_to(ROOT))
+
+
+def read(path):
+    "A notebook as plain data."
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_cells(path):
+    "Sources and tags of the code cells of a notebook."
+    cells = [c for c in read(path)["cells"] if c["cell_type"] == "code"]
+    return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in cells]
+
+
+def difference(old, new, label, most=60):
+    "A unified diff of two texts, cut after `most` lines."
+    names = f"{label} (in the working tree)", f"{label} (as it should be)"
+    lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), *names, lineterm="", n=2))
+    rest = [f"… and {len(lines) - most} more lines"] if len(lines) > most else []
+    return "\n".join(lines[:most] + rest)
+
+
+def check(holds, message):
+    "Fail with nothing but the message: it says what to do, a traceback would not."
+    if not holds:
+        pytest.fail(message, pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    "A copy of the notebooks, cleaned and exported by nbdev, beside the working tree that stays as it is."
+    copy = tmp_path_factory.mktemp("fresh")
+    shutil.copy(ROOT / "settings.ini", copy)
+    shutil.copytree(ROOT / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (copy / "fmm_nb").mkdir()
+    (copy / "fmm_nb" / "__init__.py").touch()
+    done = subprocess.run([sys.executable, "-c", NBDEV], cwd=copy, capture_output=True, text=True)
+    check(done.returncode == 0, f"nbdev_export or nbdev_clean failed:\n{done.stdout}{done.stderr}")
+    return copy
+
+
+def test_there_are_the_pages_that_everything_else_is_made_from():
+    for page in ("index.ipynb", "paper.ipynb", "lib", "experiments"):
+        check((ROOT / "nbs" / page).exists(), f"nbs/{page} is missing")
+    check(EXPERIMENTS, "nbs/experiments has no notebook")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_is_clean(path, fresh):
+    old, new = path.read_text(encoding="utf-8"), (fresh / path.relative_to(ROOT)).read_text(encoding="utf-8")
+    check(old == new, f"not clean; mend with: nbdev_clean\n{difference(old, new, name(path))}")
+    for number, cell in enumerate(read(path)["cells"]):
+        ran = cell.get("outputs") or cell.get("execution_count")
+        check(not ran, f"{name(path)}: cell {number} has outputs; mend with: jupyter nbconvert --clear-output --inplace {name(path)}")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_has_our_kernel_and_cell_ids(path):
+    notebook = read(path)
+    spec = notebook["metadata"].get("kernelspec", {}).get("name")
+    ids = [cell.get("id") for cell in notebook["cells"]]
+    check(spec == "python3", f"{name(path)}: kernelspec is {spec!r}, must be 'python3'")
+    check(all(ids) and len(set(ids)) == len(ids), f"{name(path)}: cell ids missing or double; save it once in make lab")
+
+
+def test_package_is_what_the_notebooks_export(fresh):
+    there = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "fmm_nb").glob("*.py")}
+    made = {p.name: p.read_text(encoding="utf-8") for p in (fresh / "fmm_nb").glob("*.py")}
+    orphans = sorted(there.keys() - made.keys())
+    check(not orphans, f"no notebook exports {', '.join(orphans)}: write it as a page of nbs/lib, or remove it from fmm_nb")
+    parts = [difference(there.get(f, ""), made[f], f"fmm_nb/{f}") for f in sorted(made) if there.get(f) != made[f]]
+    mend = "nbdev_export (nbdev_update first, where fmm_nb was edited by hand and the edit should stay)"
+    check(not parts, f"fmm_nb differs from its notebooks; mend with: {mend}\n" + "\n".join(parts))
+
+
+def test_readme_is_what_the_index_says():
+    done = subprocess.run([sys.executable, ROOT / "site" / "readme.py", "--check"], capture_output=True, text=True)
+    check(done.returncode == 0, done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_parameters_are_typed_and_commented(path):
+    cells = [source for source, tags in code_cells(path) if "parameters" in tags]
+    check(len(cells) == 1, f"{name(path)}: {len(cells)} cells tagged 'parameters', must be one")
+    lines = cells[0].splitlines()
+    for statement in ast.parse(cells[0]).body:
+        line = lines[statement.end_lineno - 1]
+        typed = isinstance(statement, ast.AnnAssign) and statement.value is not None
+        check(typed, f"{name(path)}: {line!r} must read 'name: type = value  # what it is'")
+        check(re.search(r"\s#\s*\S", line), f"{name(path)}: {line!r} has no comment")
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lib"], ids=name)
+def test_exported_cells_are_short(path):
+    for source, _ in code_cells(path):
+        count = source.count("\n") + 1
+        exported = re.search(r"^#\s*\|\s*export", source, re.M)
+        text = f"{name(path)}: an exported cell has {count} lines (most: {MAX_CELL}):\n{source[:200]}"
+        check(not exported or count <= MAX_CELL, text)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "fmm_nb").glob("[!_]*.py")), ids=name)
+def test_functions_are_short(path):
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    sizes = {n.name: n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+    long = [f"{function} has {size} lines" for function, size in sizes.items() if size > MAX_FUNCTION]
+    check(not long, f"{name(path)}: {'; '.join(long)} (most: {MAX_FUNCTION})")

@@ -1,0 +1,143 @@
+"The wheel and the sdist: what is in them, what they ask for, and that the library works where there is no repository."
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = shutil.ignore_patterns("build", "dist", ".*", "*.egg-info", "__pycache__", "results")
+HEAVY = ("torch", "pandas", "papermill", "nbformat", "matplotlib")
+
+
+def build(folder):
+    "Build sdist and wheel (the wheel from the sdist) from a copy of the tree, without a network."
+    shutil.copytree(ROOT, folder / "tree", ignore=LEFT_OUT)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "tree"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert not re.search(r"deprecat", done.stdout + done.stderr, re.I), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def packages(built_once):
+    "(sdist, wheel)."
+    folder = built_once("packages", build) / "dist"
+    return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def names(packages):
+    "The files in the wheel."
+    return zipfile.ZipFile(packages[1]).namelist()
+
+
+@pytest.fixture(scope="session")
+def metadata(packages):
+    "The wheel's METADATA."
+    wheel = zipfile.ZipFile(packages[1])
+    return email.message_from_bytes(wheel.read(next(n for n in wheel.namelist() if n.endswith("/METADATA"))))
+
+
+@pytest.fixture(scope="session")
+def alone(packages, tmp_path_factory):
+    "Runs Python where only the wheel is, in an empty folder."
+    target, cwd = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
+    zipfile.ZipFile(packages[1]).extractall(target)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FMM_")}
+    environment |= {"PYTHONPATH": str(target), "FMM_CACHE": str(cwd / "cache"), "MPLBACKEND": "Agg"}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+    where = run("-c", "import fmm_nb; print(fmm_nb.__file__)")
+    assert where.stdout.startswith(str(target)), where.stdout + where.stderr
+    return run
+
+
+def test_wheel_holds_the_library_and_its_small_data(names):
+    assert "fmm_nb/py.typed" in names
+    assert {f"fmm_nb/{p.name}" for p in (ROOT / "fmm_nb").glob("*.py")} <= set(names)
+    for folder in ("mini", "reported", "weights"):
+        files = [p for p in (ROOT / "data" / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        assert {f"fmm_nb/_data/{p.relative_to(ROOT / 'data')}" for p in files} <= set(names)
+    assert [n for n in names if re.fullmatch(r"fmm_nb/_data/mini/.+\.npz", n)], "data/mini is not packed"
+
+
+def test_wheel_holds_nothing_else(names):
+    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"fmm_nb"}
+    assert not [n for n in names if n.endswith((".ipynb", ".pyc"))]
+    assert [n for n in names if n.endswith("licenses/LICENSE")]
+
+
+def test_sdist_is_enough_to_build_and_test(packages):
+    with tarfile.open(packages[0]) as tar:
+        names = {n.split("/", 1)[1] for n in tar.getnames() if "/" in n}
+    needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE", "site/build.py", "nbs/index.ipynb"}
+    assert needed <= names
+    assert not [n for n in names if n.startswith(("build/", "data/results"))]
+
+
+def test_metadata(metadata):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert metadata["Name"] == "fmm_nb" and metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License-Expression"] == "Apache-2.0" and metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload(decode=True).decode().strip() == readme.strip()
+    assert not [v for v in metadata.values() if "UNKNOWN" in str(v)]
+    assert "Home-page" not in metadata and "Author-email" not in metadata, "there is no address to give"
+
+
+def test_extras(metadata):
+    assert {"run", "lab", "dev", "cluster", "all"} == set(metadata.get_all("Provides-Extra"))
+    required = metadata.get_all("Requires-Dist")
+    plain = {re.match(r"[\w.-]+", r)[0].lower() for r in required if "extra ==" not in r}
+    assert {"torch", "numpy", "pandas"} <= plain
+    assert not plain & {"papermill", "nbdev", "sphinx", "jupyterlab", "pytest", "dask", "fastcore"}
+    for package, extra in {"papermill": "run", "nbdev": "run", "myst-nb": "run", "jupyterlab": "lab", "pytest": "dev", "dask": "cluster"}.items():
+        assert [r for r in required if re.match(rf"{package}\b", r) and f'extra == "{extra}"' in r], f"{package} is not in extra {extra}"
+
+
+def test_every_requirement_is_pinned():
+    pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    text = (ROOT / "settings.ini").read_text().split("### Requirements")[1].split("console_scripts")[0]
+    wanted = {m.lower() for m in re.findall(r"^\s+([A-Za-z][\w.-]*)", text, re.M)}
+    assert wanted and not wanted - pins, f"constraints.txt has no version of {sorted(wanted - pins)}"
+
+
+def test_citation_names_this_version(metadata):
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {metadata['Version']}\n" in citation
+    assert f"[{metadata['Version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_readmes_lines_run_where_there_is_no_repository(alone):
+    blocks = re.findall(r"```python\n(# on your own model\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 1, "README.md needs one block that starts with '# on your own model'"
+    lines = [line for line in blocks[0].splitlines()[1:] if line.strip()]
+    assert len(lines) <= 12, f"{len(lines)} lines are not ten"
+    done = alone("-c", blocks[0])
+    assert done.returncode == 0, done.stderr
+
+
+def test_running_the_study_needs_the_repository(alone):
+    done = alone("-c", "import sys; from fmm_nb.cli import main; sys.argv = ['fmm', 'run']; sys.exit(main())")
+    said = (done.stdout + done.stderr).strip()
+    assert done.returncode == 2, said
+    assert len(said.splitlines()) == 1 and "repository" in said, said
+
+
+def test_help_is_light(alone):
+    code = (
+        "import sys\nfrom fmm_nb.cli import main\nsys.argv = ['fmm', '--help']\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        f"heavy = [m for m in {HEAVY} if m in sys.modules]\nassert not heavy, heavy"
+    )
+    done = alone("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()

@@ -1,0 +1,164 @@
+"The HTML edition: whole, offline, the paper first; an old site outlives a failed build."
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "site"
+
+
+def module(name):
+    "A module of site/ (the folder is no package, and `build` is also another's name)."
+    sys.path.insert(0, str(SITE))
+    try:
+        spec = util.spec_from_file_location(f"site_{name}", SITE / f"{name}.py")
+        loaded = util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        return loaded
+    finally:
+        sys.path.remove(str(SITE))
+
+
+def build(out, *options):
+    "Run the command that builds the site."
+    command = [sys.executable, SITE / "build.py", "--out", out, *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="session")
+def site(built_once):
+    "The site of this tree, built once."
+
+    def make(folder):
+        done = build(folder / "site")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return built_once("edition", make) / "site"
+
+
+def test_asks_no_other_machine(site):
+    assert module("checks").remote(site) == []
+    assert (site / "_static" / "mathjax" / "tex-chtml-full.js").is_file(), "formulas need MathJax beside the pages"
+
+
+def test_links_hold(site):
+    assert module("checks").broken(site) == []
+
+
+def test_starts_with_the_paper(site):
+    cells = json.loads((ROOT / "nbs" / "paper.ipynb").read_text(encoding="utf-8"))["cells"]
+    title = "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
+    start = (site / "index.html").read_text(encoding="utf-8")
+    assert f"<h1>{title}<" in start.replace("’", "'"), "index.html is not the paper"
+    assert "page-paper" in start
+
+
+def test_everything_is_one_click_away(site):
+    experiments = [f"experiments/{p.stem}.html" for p in (ROOT / "nbs" / "experiments").glob("*.ipynb")]
+    library = [f"lib/{p.stem}.html" for p in (ROOT / "nbs" / "lib").glob("*.ipynb")]
+    for page in ("index.html", "readme.html", "lib/01_files.html"):
+        links = {Path(link).name for link in module("checks").Page(site / page).links}
+        missing = [p for p in ("data.html", "results.html", *experiments, *library) if Path(p).name not in links | {Path(page).name}]
+        assert not missing, f"{page} does not lead to {missing}"
+
+
+def test_every_page_gives_its_notebook(site):
+    for notebook in (ROOT / "nbs").rglob("0*_*.ipynb"):
+        copy = site / "notebooks" / notebook.relative_to(ROOT / "nbs")
+        assert copy.read_bytes() == notebook.read_bytes()
+
+
+def test_library_pages_show_what_came_out(site):
+    assert "cell_output" in (site / "lib" / "00_errors.html").read_text(encoding="utf-8")
+
+
+def test_nothing_to_do_is_said(site):
+    done = build(site)
+    assert done.returncode == 0 and done.stdout.startswith("unchanged"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_failed_build_leaves_the_old_site(tmp_path, monkeypatch, fails):
+    def render(source, target):
+        target.mkdir()
+        (target / "index.html").write_text("new")
+        if fails:
+            raise SystemExit("no")
+
+    builder, old = module("build"), tmp_path / "site" / "index.html"
+    old.parent.mkdir()
+    old.write_text("old")
+    monkeypatch.setattr(builder, "assemble", lambda *_: None)
+    monkeypatch.setattr(builder, "render", render)
+    monkeypatch.setattr(builder, "check", lambda *_: None)
+    with pytest.raises(SystemExit) if fails else nullcontext():
+        builder.build("smoke", old.parent)
+    assert old.read_text() == ("old" if fails else "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["site"], "something was left"
+
+
+def test_checks_find_what_is_wrong(tmp_path):
+    page = '<script src="https://cdn.example/x.js"></script><a href="gone.html">x</a><a href="#nowhere">y</a><a href="https://ok.example">z</a>'
+    (tmp_path / "index.html").write_text(page)
+    (tmp_path / "look.css").write_text("@import url(//fonts.example/a.css); a { background: url('https://img.example/a.png') }")
+    checks = module("checks")
+    assert len(checks.remote(tmp_path)) == 3
+    assert checks.broken(tmp_path) == ["index.html: gone.html", "index.html: #nowhere"]
+
+
+def tree(root, **notebooks):
+    "A tree of notebooks: {folder: papermill's exception or None}, each with a paper and one experiment."
+    for folder, exception in notebooks.items():
+        for name in ("paper.ipynb", "experiments/03_x.ipynb"):
+            path = root / folder.replace("__", "/") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"cells": [], "metadata": {"papermill": {"exception": exception}}}))
+
+
+@pytest.mark.parametrize(
+    "there, note, published",
+    [
+        ({}, "not run here", 0),
+        ({"data__results__cpu__notebooks": None}, "published, scale cpu", 0),
+        ({"data__results__cpu__notebooks": None, "data__results__paper__notebooks": None}, "published, scale paper", 0),
+        ({"build__smoke__notebooks": None}, "your build, scale smoke: not evidence", 0),
+        ({"build__smoke__notebooks": None, "data__results__cpu__notebooks": None}, "your build, scale smoke: not evidence", 2),
+        ({"build__smoke__notebooks": True, "data__results__cpu__notebooks": None}, "published, scale cpu", 0),
+    ],
+)
+def test_shows_the_readers_own_and_the_published_beside_it(tmp_path, monkeypatch, there, note, published):
+    tree(tmp_path, nbs=None, **there)
+    builder = module("build")
+    for name, path in {"ROOT": tmp_path, "NBS": tmp_path / "nbs", "DATA": tmp_path / "data"}.items():
+        monkeypatch.setattr(builder, name, path)
+    monkeypatch.syspath_prepend(SITE)
+    pages, beside = builder.study("smoke")
+    assert [p.name for p in pages] == ["index", "experiments/03_x"]
+    assert all(p.note.startswith(note) for p in pages)
+    assert len(beside) == published
+
+
+def test_api_page_says_what_the_signature_comments_say(tmp_path):
+    source = '"""What it is for."""\n__all__ = ["double", "LEAST"]\nLEAST = 1\ndef double(\n    x: int,  # any | number\n    *, twice: bool = True,  # or not\n) -> int:  # two of them\n    "Twice [x]."\n    return 2 * x\ndef _hidden(): pass\n'
+    (tmp_path / "things.py").write_text(source)
+    api = module("api")
+    page = api.module_page(api.Module(tmp_path / "things.py"), None)
+    for part in ("# fmm_nb.things", "What it is for.", "double(x: int, twice: bool = True) -> int", "any \\| number", "or not", "two of them", "Twice \\[x]", "LEAST = 1"):
+        assert part in page
+    assert "hidden" not in page
+
+
+def test_a_notebook_that_dies_fails(tmp_path):
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    died, wrong = tmp_path / "died.ipynb", tmp_path / "wrong.ipynb"
+    died.write_text(json.dumps({"cells": [cell | {"source": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"}]}))
+    wrong.write_text(json.dumps({"cells": [cell | {"source": "#| eval: false\n1 / 0"}, cell | {"source": "assert 1 == 2, 'as it should'"}]}))
+    done = subprocess.run([sys.executable, SITE / "execute.py", died, wrong], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "died.ipynb" in done.stdout and "exit code -9" in done.stdout
+    assert "code cell 1" in done.stderr and "as it should" in done.stderr
