@@ -48,7 +48,7 @@ define install
 endef
 
 $(VENV)/.installed: settings.ini constraints.txt setup.py pyproject.toml
-	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "Python 3.11.5 or newer is needed (make PY=python3.12 uses another), this is " + sys.version.split()[0])'
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PY=python3.12 uses another), this is " + sys.version.split()[0])'
 	@echo 'installing into $(VENV)'
 	@$(PY) -m venv '$(VENV)'
 	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt uv || echo 'uv cannot be had'

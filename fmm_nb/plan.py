@@ -45,7 +45,7 @@ SCALES = {
         datasets=("mnist", "fashion_mnist"),
         where_found=("cifar10",),
         seeds=5,
-        n_train=8000,
+        n_train=5000,
         protocol=Protocol(epochs=8, batch_size=100),
     ),
     "paper": Scale(

@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from .errors import InputError, whole_number
-from .files import sha256, written
+from .files import sha256, writable_folder, written
 from .specs import Spec, differences, from_dict, identity, to_dict
 
 # %% ../nbs/lib/13_store.ipynb #5e9cc792
@@ -49,12 +49,12 @@ def write_net(
     trained,  # `training.Trained`
 ) -> None:
     "Write a trained net under the key of its spec: its numbers first, its record last."
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     key = trained.spec.key
     tensors = {f"{epoch}/{name}": value for epoch, weights in trained.weights.items() for name, value in weights.items()}
     with written(folder / f"{key}.safetensors") as part:
-        save_file(tensors | {"test_correct": trained.test_correct}, part)
+        part.write_bytes(save(tensors | {"test_correct": trained.test_correct}))
     record = trained.record | {"spec": to_dict(trained.spec), "identity": identity(trained.spec), "shape": trained.shape}
     record |= {"history": trained.history.astype(object).where(trained.history.notna(), None).to_dict("records")}
     record |= {"diverged_at": trained.diverged_at, "sha256": sha256(folder / f"{key}.safetensors")}
@@ -122,7 +122,6 @@ def train_one(
     "Train and write one net unless another process has just done so; a failure is written down in `failed/`."
     key, failed = spec.key, folder / "failed" / f"{spec.key}.txt"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{key}.lock"):
             if not (folder / f"{key}.json").exists():
                 from fmm_nb.training import train
@@ -185,6 +184,8 @@ class Store:
         "Train what is missing of some specs by `workers` processes; raises `FailedTraining` when all others are done."
         whole_number("workers", workers)
         missing = list({spec.key: spec for spec in specs if not self.has(spec)}.values())
+        if missing:
+            writable_folder(self.root)
         failures = {spec: text for spec, text in _outcomes(self.root, missing, workers) if text}
         if failures:
             raise FailedTraining(failures)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLEAN', 'stream', 'normalised', 'crop_flip', 'mixed', 'learning_rate', 'resolved_precision', 'one_thread', 'evaluate',
-           'Trained', 'build', 'shape_of', 'parts', 'batches', 'Training', 'steps_of_epoch', 'evaluated', 'train',
-           'train_many']
+           'Trained', 'build', 'shape_of', 'parts', 'batches', 'Training', 'steps_of_epoch', 'descend', 'evaluated',
+           'train', 'train_many']
 
 # %% ../nbs/lib/12_training.ipynb #44fda755
 import hashlib
@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.sgd import sgd
 from tqdm.auto import tqdm
 
 from .data import ImageSet
@@ -186,7 +187,7 @@ def batches(
 
 # %% ../nbs/lib/12_training.ipynb #20a87f7f
 class Training:
-    "The state of a training: net, optimizer, history, and how far it is."
+    "The state of a training: net, momentum, history, and how far it is."
 
     def __init__(self, spec: Spec, images: ImageSet, device: str):
         protocol = spec.protocol
@@ -194,10 +195,9 @@ class Training:
         self.pairs, self.mean_std = parts(spec, images)
         self.pairs = {name: (x.to(device), y.to(device)) for name, (x, y) in self.pairs.items()}
         self.model = build(spec, self.shape).to(device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), protocol.learning_rate, protocol.momentum, weight_decay=protocol.weight_decay, nesterov=protocol.optimizer == "nesterov"
-        )
-        self.targets = F.one_hot(self.pairs["train"][1], self.shape["num_classes"]).to(next(self.model.parameters()).dtype)
+        self.parameters = list(self.model.parameters())
+        self.momentum = [None] * len(self.parameters)
+        self.targets = F.one_hot(self.pairs["train"][1], self.shape["num_classes"]).to(self.parameters[0].dtype)
         self.steps = math.ceil(len(self.targets) / protocol.batch_size)
         self.epoch, self.diverged_at, self.history, self.weights = 0, None, [], {}
 
@@ -226,17 +226,32 @@ def steps_of_epoch(training: Training) -> tuple[float, float]:
     bfloat16 = resolved_precision(protocol) == "bfloat16"
     start = (training.epoch - 1) * training.steps
     for step, (x, targets) in enumerate(batches(training.spec, training.epoch, training.pairs["train"][0], training.targets, training.mean_std), start):
-        for group in training.optimizer.param_groups:
-            group["lr"] = learning_rate(protocol, step, protocol.epochs * training.steps)
-        training.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(training.device, torch.bfloat16, enabled=bfloat16):
             logits = training.model(x)
         loss = F.cross_entropy(logits.to(targets.dtype), targets)
-        loss.backward()
-        training.optimizer.step()
+        gradients = torch.autograd.grad(loss, training.parameters)
+        descend(training, gradients, learning_rate(protocol, step, protocol.epochs * training.steps))
         loss_sum = loss_sum + loss.detach() * len(x)
         correct = correct + (logits.detach().argmax(1) == targets.argmax(1)).sum()
     return float(loss_sum) / len(training.targets), float(correct) / len(training.targets)
+
+# %% ../nbs/lib/12_training.ipynb #a1c5908d
+@torch.no_grad()
+def descend(training: Training, gradients: tuple[Tensor, ...], rate: float) -> None:
+    "One step of stochastic gradient descent with momentum, in place."
+    protocol = training.spec.protocol
+    sgd(
+        training.parameters,
+        list(gradients),
+        training.momentum,
+        foreach=True,
+        weight_decay=protocol.weight_decay,
+        momentum=protocol.momentum,
+        lr=rate,
+        dampening=0,
+        nesterov=protocol.optimizer == "nesterov",
+        maximize=False,
+    )
 
 # %% ../nbs/lib/12_training.ipynb #f76f99b8
 def evaluated(training: Training) -> dict[str, float]:

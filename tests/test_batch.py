@@ -1,0 +1,146 @@
+"""Pages: judged by what they do, put in place whole, explained when out of date; and the command's answers to mistakes."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from fmm_nb import batch
+from fmm_nb.cli import main
+from fmm_nb.files import repository
+
+NAME = "03_multiplication"
+GOOD = "from fmm_nb.results import study\nstudy('paper', globals())\nstudy('paper', globals()).answer('found', {})"
+
+
+def page_of(folder, code):
+    "A page whose notebook is one cell of code."
+    source = folder / "source.ipynb"
+    parameters = nbformat.v4.new_code_cell("scale = 'smoke'\nstore = ''\nout = ''", metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=[parameters, nbformat.v4.new_code_cell(code)]), source)
+
+    class Page(batch.Page):
+        "A page of another folder."
+
+        source = property(lambda self: source)
+
+    return Page("paper", "smoke", folder)
+
+
+@pytest.fixture
+def root(monkeypatch, tmp_path):
+    "Relative names of inputs need the page to lie in the repository; here it lies in a folder of its own."
+    monkeypatch.setattr(batch, "inputs", lambda page: {"page": page.source.read_text()[-200:]})
+    return tmp_path
+
+
+def test_a_good_page_is_put_in_place_with_its_stamp(root):
+    page = page_of(root, GOOD)
+    assert batch.state(page) == "missing"
+    assert batch.execute(page) is None
+    assert batch.state(page) == "done" and not list((page.out / "failed").iterdir())
+    assert json.loads(page.answer.read_text())["scale"] == "smoke"
+    page_of(root, GOOD + "\n# another")
+    assert batch.state(page) == "stale" and [name for name, *_ in batch.changes(page)] == ["page"]
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("raise ValueError('no such luck')", "ValueError: no such luck"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "DeadKernelError"),
+        ("1 + 1", "ended without its answer"),
+    ],
+)
+def test_a_bad_page_is_told_and_changes_nothing(root, code, message):
+    page = page_of(root, code)
+    page.target.parent.mkdir(parents=True)
+    page.target.write_text("as it was")
+    failure = batch.execute(page)
+    assert message in failure and str(page.out / "failed") in failure
+    assert page.target.read_text() == "as it was" and not page.stamp.exists()
+
+
+def test_published_pages_have_no_folder_of_this_machine(root):
+    page = page_of(root, GOOD + f"\nprint({str(Path.home())!r})")
+    assert batch.execute(page) is None
+    text = batch.cleaned(page.target.read_text())
+    assert str(Path.home()) + "'" not in text and "papermill" not in text.replace("injected", "")
+
+
+def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
+    page = repository() / "nbs" / "experiments" / f"{NAME}.ipynb"
+    given = {"scale": "smoke", "seeds": 2, "datasets": "mnist_mini", "store": tmp_path / "store", "out": tmp_path / "out"}
+    command = [sys.executable, "-m", "papermill", str(page), str(tmp_path / "out.ipynb"), "--no-progress-bar", "-k", "python3"]
+    for name, value in given.items():
+        command += ["-p", name, str(value)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads((tmp_path / "out" / "answers" / f"{NAME}.json").read_text())
+    assert "Smoke: not evidence" in answer["text"] and len(answer["tables"]["mnist_mini"]) == 9
+    rows = (tmp_path / "out" / "rows" / f"{NAME}.csv").read_text().splitlines()
+    assert len(rows) == 1 + 10 * 2
+    assert {p.suffix for p in (tmp_path / "out" / "figures").iterdir()} == {".svg", ".pdf", ".csv"}
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [({"sclae": "cpu"}, "unknown parameter 'sclae'; did you mean 'scale'?"), ({"seeds": "two"}, "parameter seeds must be int, got 'two'")],
+)
+def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, message):
+    import papermill
+
+    page = repository() / "nbs" / "experiments" / f"{NAME}.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError, match=message.replace("?", r"\?")):
+        papermill.execute_notebook(page, tmp_path / "out.ipynb", parameters, kernel_name="python3", progress_bar=False)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("run 4", "unknown experiment '4'; possible: 03_multiplication"),
+        ("run --scale huge", "unknown scale 'huge'; possible: cpu, paper, smoke"),
+        ("run --workers 0", "workers must be a whole number of at least 1, got 0"),
+        ("list model", "unknown list 'model'; did you mean 'models'"),
+        ("why 03_multiplicaton", "did you mean '03_multiplication'"),
+        ("publish --scale paper", "not published: "),
+        ("data get mnst", "unknown data set 'mnst'; did you mean 'mnist'"),
+        ("data check cifar100", "cifar100"),
+        ("run --scale cpu", "mnist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys, monkeypatch):
+    monkeypatch.delenv("FMM_DATA", raising=False)
+    assert main(line.split()) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("fmm: ") and said.count("\n") == 1
+
+
+def test_every_command_has_an_example_in_its_help(capsys):
+    from fmm_nb.cli import COMMANDS
+
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0 and f"example: fmm {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["list", "why 03", "run --dry-run", "--help"])
+def test_listing_and_explaining_do_not_import_torch(line):
+    code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({{'torch', 'pandas', 'papermill', 'nbformat'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_the_plan_keeps_within_its_shares():
+    from fmm_nb.plan import EXPERIMENTS, SCALES, core_seconds
+    from fmm_nb.specs import Spec
+
+    for scale, sizes in SCALES.items():
+        for experiment in EXPERIMENTS.values():
+            sets = len(sizes.datasets) + len(sizes.where_found)
+            nets = [Spec(arm, "any", sizes.protocol, n_train=sizes.n_train) for arm in experiment.arms] * sizes.seeds * sets
+            assert core_seconds(nets) <= experiment.share.get(scale, float("inf"))

@@ -1,0 +1,66 @@
+"""Three training steps in float64, held against what they gave when they were written down.
+
+A change of these numbers is a change of every net that was ever trained: then the version that the message names is
+raised in nbs/lib/07_specs.ipynb, and `python tests/test_golden.py` writes the numbers down anew.
+"""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmm_nb.data import load
+from fmm_nb.specs import MODELS, MODELS_VERSION, TRAINING_VERSION, Protocol, Spec
+from fmm_nb.training import train
+
+FILE = Path(__file__).with_name("golden.json")
+RECIPES = {
+    "cosine": {"schedule": "cosine", "optimizer": "nesterov", "weight_decay": 1e-3},
+    "augmented": {"augmentation": "crop_flip"},
+    "mixup": {"mixup": 0.5},
+    "held out": {"validation": 0.25},
+}
+OPTIONS = {"batch norm": {"batch_norm": True}, "gate first": {"gate_first": True}, "he": {"initialisation": "he"}, "atac": {"activation": "atac"}}
+CASES = {name: (name, {}, {}) for name in MODELS}
+CASES |= {f"am, {name}": ("am", recipe, {}) for name, recipe in RECIPES.items()}
+CASES |= {f"am, {name}": ("am", {}, options) for name, options in OPTIONS.items()}
+
+
+def fingerprint(weights):
+    "One number that moves with every weight and buffer."
+    values = torch.cat([value.double().flatten() for value in weights.values()])
+    return float(values @ torch.cos(torch.arange(len(values), dtype=torch.float64)))
+
+
+def measured(case):
+    "The net as built, and after three steps."
+    model, recipe, options = CASES[case]
+    found = {}
+    for stage, epochs, images in [("built", 0, 96), ("trained", 1, 128 if "validation" in recipe else 96)]:
+        protocol = Protocol(epochs=epochs, batch_size=32, precision="float64", **recipe)
+        net = train(Spec(model, "mnist_mini", protocol, n_train=images, options=options), load("mnist_mini").subset(None, 20))
+        found[stage] = {"weights": fingerprint(net.weights[epochs]), "clean_loss": float(net.history.clean_loss.iloc[-1])}
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_three_steps_give_what_they_gave(case):
+    golden = json.loads(FILE.read_text())
+    versions = {"training_version": TRAINING_VERSION, "models_version": MODELS_VERSION}
+    assert golden["versions"] == versions, "a version was raised: python tests/test_golden.py writes the numbers down anew"
+    assert case in golden["cases"], f"{case!r} is new: python tests/test_golden.py adds it"
+    found = measured(case)
+    for stage, version in [("built", "MODELS_VERSION"), ("trained", "TRAINING_VERSION")]:
+        assert found[stage] == pytest.approx(golden["cases"][case][stage], rel=1e-10), f"{case}: results changed; if that is meant, raise {version}"
+
+
+def test_a_changed_result_is_seen():
+    "The golden numbers could fail: one step with another rate moves them by far more than the tolerance."
+    golden = json.loads(FILE.read_text())["cases"]["am"]["trained"]
+    other = train(Spec("am", "mnist_mini", Protocol(epochs=1, batch_size=32, precision="float64", learning_rate=0.0500001), n_train=96), load("mnist_mini"))
+    assert fingerprint(other.weights[1]) != pytest.approx(golden["weights"], rel=1e-10)
+
+
+if __name__ == "__main__":
+    numbers = {"versions": {"training_version": TRAINING_VERSION, "models_version": MODELS_VERSION}, "cases": {case: measured(case) for case in CASES}}
+    FILE.write_text(json.dumps(numbers, indent=1) + "\n")

@@ -1,0 +1,163 @@
+"""Every net and unit does what a torch module is expected to do; the gates work on nets that we did not write."""
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from fmm_nb.errors import InputError
+from fmm_nb.gates import UNITS, Gated, frozen_gates, gates_of, read_gates, replace_activations, replace_gate, unit
+from fmm_nb.models import create_model, list_models
+from fmm_nb.vision import prepare_torchvision
+
+
+def module_of(name):
+    "A net, or a unit on 8 channels, with a batch for it."
+    torch.manual_seed(0)
+    if name in UNITS:
+        return unit(name, 8), torch.randn(4, 8, 6, 6)
+    return create_model(name, in_channels=3, image_size=16, num_classes=5), torch.randn(4, 3, 16, 16)
+
+
+@pytest.fixture(params=[*list_models(), *UNITS])
+def case(request):
+    return module_of(request.param)
+
+
+def test_backward_reaches_every_parameter(case):
+    net, x = case
+    net(x.requires_grad_()).square().sum().backward()
+    assert torch.isfinite(x.grad).all() and x.grad.any()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_double_precision_agrees_with_single(case):
+    net, x = case
+    torch.testing.assert_close(deepcopy(net).eval().double()(x.double()).float(), net.eval()(x), rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_autocast_trains(case):
+    net, x = case
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = net(x.requires_grad_()).float().square().mean()
+    loss.backward()
+    assert torch.isfinite(loss) and all(p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+def test_channels_last_computes_the_same(case):
+    net, x = case
+    other = deepcopy(net).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(other.eval()(x.to(memory_format=torch.channels_last)), net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_copies_are_equal_and_apart(case):
+    net, x = case
+    net(x)  # moves the buffers of those that have some
+    copy, loaded = deepcopy(net).eval(), deepcopy(net)
+    for value in loaded.state_dict().values():
+        value.zero_()
+    loaded.load_state_dict(net.state_dict())
+    expected = net.eval()(x)
+    torch.testing.assert_close(copy(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(loaded.eval()(x), expected, rtol=0, atol=0)
+
+
+def test_one_image_in_evaluation_is_what_it_is_in_a_batch(case):
+    net, x = case
+    net.eval()
+    torch.testing.assert_close(net(x)[2:3], net(x[2:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_is_plain_for_torch_func(case):
+    net, x = case
+    net.eval().double()
+    x = x.double()
+    one_by_one = torch.func.vmap(lambda image: net(image[None])[0])(x)
+    torch.testing.assert_close(one_by_one, net(x))
+
+
+def test_no_module_is_called_twice_and_gates_come_in_order(case):
+    net, x = case
+    calls, names = [], {module: name for name, module in net.named_modules()}
+    for module in net.modules():
+        module.register_forward_pre_hook(lambda module, inputs: calls.append(module))
+    net.train()(x)
+    assert len(calls) == len(set(calls))
+    assert [names[module] for module in calls if isinstance(module, Gated)] == list(gates_of(net))
+
+
+def test_nothing_works_in_place(case):
+    net, x = case
+    before = x.clone()
+    net(x)
+    assert torch.equal(x, before)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    prepare_torchvision()
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    return resnet18(num_classes=7).eval()
+
+
+def test_resnet18_with_relu_gates_is_resnet18(resnet):
+    gated, x = replace_activations(resnet, nn.ReLU, lambda channels: unit("relu", channels)), torch.randn(2, 3, 64, 64)
+    assert len(gates_of(gated)) == 17  # one a call: the module in each block is called twice
+    assert not any(isinstance(m, nn.ReLU) for m in gated.modules())
+    torch.testing.assert_close(gated(x), resnet(x))
+    assert gated.state_dict().keys() == resnet.state_dict().keys()
+
+
+def test_resnet18_with_attention_trains(resnet):
+    gated = replace_activations(resnet, nn.ReLU, lambda channels: unit("atac", channels)).train()
+    gated(torch.randn(2, 3, 64, 64)).sum().backward()
+    channels = {name: gate.gate.squeeze.in_channels for name, gate in gates_of(gated).items() if isinstance(gate.gate, type(unit("atac", 8).gate))}
+    assert channels["relu"] == 64 and channels["layer4.1.relu_2"] == 512 and len(channels) == 17
+    assert all(p.grad is not None for p in gated.parameters())
+
+
+def test_other_peoples_gates_are_read_frozen_and_replaced(resnet):
+    gated, x = replace_activations(resnet, nn.ReLU, lambda channels: unit("se", channels)).eval(), torch.randn(2, 3, 64, 64)
+    values = read_gates(gated, x)
+    assert values["layer2.0.relu"].shape == (2, 128, 1, 1)
+    expected = gated(x)
+    with frozen_gates(gated, values):
+        torch.testing.assert_close(gated(x), expected)
+        assert not torch.allclose(gated(2 * x), gated(x))
+    with pytest.raises(RuntimeError), frozen_gates(gated):
+        raise RuntimeError
+    assert all(gate.held is None for gate in gates_of(gated).values())
+    replace_gate(gated, "layer2.0.relu", nn.Sigmoid())
+    assert read_gates(gated, x)["layer2.0.relu"].shape == (2, 128, 8, 8)
+
+
+def test_a_net_that_cannot_be_traced_is_refused_in_one_line():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(x) if x.sum() > 0 else x
+
+    with pytest.raises(InputError, match="Branching cannot be traced"):
+        replace_activations(Branching(), nn.ReLU, lambda channels: unit("relu", channels))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"image_size": 4}, "too small"),
+        ({"in_channels": -1}, "in_channels must be a whole number"),
+        ({"num_classes": 2.5}, "got 2.5"),
+        ({"gate": "sse"}, "did you mean 'se'"),
+        ({"initialisation": "kaiming"}, "unknown initialisation"),
+        ({"activation": "rellu"}, "did you mean 'relu'"),
+        ({"combine": "times"}, "unknown combine"),
+    ],
+)
+def test_impossible_nets_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        create_model("am", **given)

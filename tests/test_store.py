@@ -1,0 +1,107 @@
+"""The store under faults: nothing half-written, nothing altered unseen, nothing trained twice."""
+import errno
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from fmm_nb.data import load
+from fmm_nb.errors import InputError
+from fmm_nb.specs import Protocol, Spec
+from fmm_nb.store import FailedTraining, Store, train_one, write_net
+from fmm_nb.training import train
+
+QUICK = Protocol(epochs=1, batch_size=20)
+SPEC = Spec("cnn", "mnist_mini", QUICK, n_train=40)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return train(SPEC, load("mnist_mini").subset(None, 50))
+
+
+@pytest.fixture
+def store(tmp_path, net):
+    write_net(tmp_path, net)
+    return Store(tmp_path)
+
+
+def test_what_is_read_is_what_was_written(store, net):
+    (read,) = store.trained([SPEC])
+    assert read.history.equals(net.history) and net.record.items() <= read.record.items() and read.spec == SPEC
+    assert all((read.weights[1][name] == value).all() for name, value in net.weights[1].items())
+    assert (read.test_correct == net.test_correct).all()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_file_is_named_and_not_used(store, suffix, damage):
+    path = store.root / f"{SPEC.key}.{suffix}"
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes({"truncated": data[:middle], "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :], "empty": b""}[damage])
+    assert len(store.verify()) == 1
+    with pytest.raises(InputError, match=path.name) as error:
+        store.trained([SPEC])
+    assert "\n" not in str(error.value) and "trained anew" in str(error.value)
+
+
+def test_an_edited_record_is_seen(store):
+    path = store.root / f"{SPEC.key}.json"
+    path.write_text(path.read_text().replace('"test_accuracy": 0', '"test_accuracy": 1'))
+    with pytest.raises(InputError, match="was altered: checksum .*expected"):
+        store.trained([SPEC])
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, net, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_net(tmp_path, net)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_between_the_two_files_leaves_no_net(tmp_path, net, monkeypatch):
+    def crash(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", crash)
+        with pytest.raises(KeyboardInterrupt):
+            write_net(tmp_path, net)
+    assert not Store(tmp_path).has(SPEC)
+    write_net(tmp_path, net)
+    assert Store(tmp_path).verify() == []
+
+
+def test_a_folder_that_takes_no_files_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another folder"):
+        Store(tmp_path / "file" / "store").train([SPEC])
+
+
+def test_failures_fail_alone_and_are_told_at_the_end(tmp_path):
+    broken = Spec("am", "mnist_mini", QUICK, n_train=40, options={"reduction": 0})
+    refused = Spec("am", "mnist_mini", QUICK, n_train=40, options={"kernel_size": 50})
+    with pytest.raises(FailedTraining) as error:
+        Store(tmp_path).train([broken, refused, SPEC])
+    assert Store(tmp_path).has(SPEC) and not Store(tmp_path).has(broken)
+    assert "ZeroDivisionError" in error.value.failures[broken] and "too small" in error.value.failures[refused]
+    assert "Traceback" in (tmp_path / "failed" / f"{broken.key}.txt").read_text()
+
+
+def test_who_waits_for_the_lock_finds_the_net_trained(tmp_path, net):
+    with FileLock(tmp_path / f"{SPEC.key}.lock"):
+        process = multiprocessing.get_context("spawn").Process(target=train_one, args=(tmp_path, SPEC))
+        process.start()
+        process.join(1)
+        assert process.is_alive()
+        write_net(tmp_path, net)
+        written = json.loads((tmp_path / f"{SPEC.key}.json").read_text())
+    process.join(60)
+    assert process.exitcode == 0
+    assert json.loads((tmp_path / f"{SPEC.key}.json").read_text()) == written
