@@ -204,7 +204,8 @@ def run(
     pages = [Page(name, scale_of(scale) and scale, build) for name in dict.fromkeys(map(experiment_of, names or EXPERIMENTS))]
     due = [page for page in pages if state(page) != "done"]
     nets = [spec for page in due for spec in missing_nets(page.name, scale, build)]
-    print(f"scale {scale}: {len(nets)} nets to train, {len(due)} of {len(pages)} pages to execute", flush=True)
+    todo = f"{len(nets)} nets to train, {len(due)} of {len(pages)} pages to execute" if due else "nothing is missing"
+    print(f"scale {scale}: {todo}", flush=True)
     if dry_run:
         print("\n".join(line for page in due for line in why(page.name, scale, build)))
         return []

@@ -112,6 +112,18 @@ def arm_differences(
             ax.plot(reported[row.model] - reported[reference], line - 0.22, "d", mfc="none", mec=INK, ms=5)
     ax.set_yticks(range(len(table)), [label(arm) for arm in table.model])
     ax.yaxis.set_inverted(True)
+    return _cut(ax, table)
+
+
+def _cut(ax: Axes, table: pd.DataFrame) -> Axes:
+    "Let the axis end where one arm would squeeze all others; an arm whose mean lies beyond is labelled with it at the edge."
+    reach = table[["low", "high"]].abs().max(axis=1)
+    limit = 1.1 * min(reach.max(), 4 * reach.median())
+    ax.set_xlim(max(-limit, 1.1 * table.low.min()), min(limit, max(1.1 * table.high.max(), 0.2 * limit)))
+    for line, row in enumerate(table.itertuples()):
+        if not ax.get_xlim()[0] < row.difference < ax.get_xlim()[1]:
+            side = "left" if row.difference < 0 else "right"
+            ax.annotate(f"{row.difference:+.1f}".replace("-", "−"), (0.01 if side == "left" else 0.99, line - 0.3), xycoords=ax.get_yaxis_transform(), ha=side, va="center", color=ARMS[row.model][1], fontsize=7)
     return ax
 
 # %% ../nbs/lib/15_figures.ipynb #c31649fc

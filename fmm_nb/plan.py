@@ -136,7 +136,7 @@ def specs(
     ]
 
 # %% ../nbs/lib/08_plan.ipynb #a206989b
-IMAGES_PER_SECOND = 1500  # of one core, training a toy net on 28×28 pixels
+IMAGES_PER_SECOND = 1300  # of one core, training a toy net on 28×28 pixels
 
 
 def core_seconds(nets: list[Spec], images: int = 60000) -> float:

@@ -150,7 +150,7 @@ def _outcomes(folder: Path, specs: list[Spec], workers: int) -> Iterator[tuple[S
     if workers == 1 or len(specs) < 2:
         yield from ((spec, train_one(folder, spec)) for spec in specs)
         return
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with workers_pool(min(workers, len(specs))) as pool:
         futures = {pool.submit(train_one, folder, spec): spec for spec in specs}

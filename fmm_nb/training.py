@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.sgd import sgd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data import ImageSet
 from .errors import InputError
