@@ -81,7 +81,7 @@ def changes(page: Page) -> list[tuple]:  # (input, old digest, new digest)
     new = inputs(page)
     return [(name, old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
 
-
+# %% ../nbs/lib/16_batch.ipynb #a7577d30
 def state(page: Page) -> str:
     "`done`, `missing` or `stale`."
     if not (page.stamp.exists() and page.target.exists()):
@@ -151,7 +151,7 @@ def execute(page: Page) -> str | None:
         stamp.write_text(json.dumps(made_from, indent=1))
     return None
 
-
+# %% ../nbs/lib/16_batch.ipynb #d5b316d9
 def _papermill(page: Page, output: Path) -> str | None:
     "Run papermill; the error as one line, or None."
     import papermill

@@ -30,7 +30,7 @@ def run(args) -> int:
     failures = batch.run(args.names, args.scale, args.workers, args.dry_run)
     return 0 if args.dry_run else _report(failures, "all is up to date")
 
-
+# %% ../nbs/lib/17_cli.ipynb #ecf47a2c
 def paper(args) -> int:
     "Run everything and render the site."
     from fmm_nb import batch

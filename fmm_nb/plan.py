@@ -86,7 +86,7 @@ def scale_of(
         raise unknown("scale", name, SCALES)
     return SCALES[name]
 
-
+# %% ../nbs/lib/08_plan.ipynb #b998b9b6
 def experiment_of(
     name: str,  # for example 03_multiplication, or its number alone
 ) -> str:

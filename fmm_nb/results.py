@@ -153,7 +153,7 @@ class Study:
         "What the experiments of this scale found, by name; only of those that were run."
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.out / "answers").glob("*.json"))}
 
-
+# %% ../nbs/lib/14_results.ipynb #a67a2eda
 def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

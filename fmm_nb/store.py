@@ -203,7 +203,7 @@ class Store:
         "A line for each net that is not what was written; [] where all is well."
         return [text for path in sorted(self.root.glob("*.json")) if (text := _problem(path))]
 
-
+# %% ../nbs/lib/13_store.ipynb #d45cb772
 def _problem(path: Path) -> str | None:
     "What is wrong with a stored net, or None."
     try:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLEAN', 'stream', 'normalised', 'crop_flip', 'mixed', 'learning_rate', 'resolved_precision', 'one_thread', 'evaluate',
            'Trained', 'build', 'shape_of', 'parts', 'batches', 'Training', 'steps_of_epoch', 'descend', 'evaluated',
-           'train', 'train_many']
+           'train', 'train_many', 'Protocol', 'Spec']
 
 # %% ../nbs/lib/12_training.ipynb #44fda755
 import hashlib
@@ -27,6 +27,8 @@ from .data import ImageSet
 from .errors import InputError
 from .models import create_model
 from .specs import Protocol, Spec
+
+_all_ = ["Protocol", "Spec"]  # who trains needs them too
 
 # %% ../nbs/lib/12_training.ipynb #71d744cd
 def stream(*where) -> np.random.Generator:
