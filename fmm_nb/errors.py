@@ -6,6 +6,7 @@
 __all__ = ['InputError', 'unknown', 'whole_number']
 
 # %% ../nbs/lib/00_errors.ipynb #a1579dbd
+import operator
 from difflib import get_close_matches
 
 # %% ../nbs/lib/00_errors.ipynb #e84e87cf
@@ -28,10 +29,16 @@ def unknown(
 # %% ../nbs/lib/00_errors.ipynb #8e6f8bfd
 def whole_number(
     name: str,  # of the parameter, as the user wrote it
-    value,  # what was given
+    value,  # what was given: an int, or what stands for one (numpy's)
     least: int = 1,  # the smallest that makes sense
+    most: int = 10**9,  # the largest
 ) -> int:
-    "`value`, if it is a whole number of at least `least`; raises `InputError` otherwise."
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
+    "`value` as an int, if it is a whole number from `least` to `most`; raises `InputError` otherwise."
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        bound = f"of at least {least}" if number is None or number < least else f"of at most {most}"
+        raise InputError(f"{name} must be a whole number {bound}, got {value!r}")
+    return number

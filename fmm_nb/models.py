@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError, unknown, whole_number
-from .gates import ConstantGate, Gated, RandomGate, SEGate, ShuffledGate, StaticGate, unit
+from .gates import ConstantGate, Gated, RandomGate, SEGate, ShuffledGate, StaticGate, evaluation, unit
 from .specs import MODELS
 
 # %% ../nbs/lib/11_models.ipynb #9540e618
@@ -83,19 +83,33 @@ class ToyNet(nn.Module):
         initialisation: str = "torch",  # of convolutions and linear layers: "torch" (its default), "he" or "xavier"
     ):
         super().__init__()
-        pairs = list(zip((in_channels, *widths), widths))
-        convs = [nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in pairs]
+        _check_sizes(widths=widths, kernel_size=kernel_size, padding=padding, flags={"bias": bias, "batch_norm": batch_norm, "gate_first": gate_first})
+        convs = [nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip((in_channels, *widths), widths)]
         size = feature_size(image_size, kernel_size, padding, blocks=len(widths))
         classifier = nn.Linear(widths[-1] * size**2, num_classes)
+        initialise([*convs, classifier], initialisation)
         se = {"reduction": reduction, "min_hidden": min_hidden, "relu": squeeze_relu, "squash": squash} if gate == "se" else {}
         gates = [toy_gate(gate, o, combine, shuffled, **se) for o in widths]
         units = [unit(activation, o) for o in widths]
         blocks = [Block(c, u, g, batch_norm, gate_first) for c, u, g in zip(convs, units, gates)]
+        initialise([*units, *gates], initialisation)
         self.features, self.classifier = nn.Sequential(*blocks), classifier
-        initialise(self, initialisation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
+
+# %% ../nbs/lib/11_models.ipynb #1a65e61e
+def _check_sizes(widths: tuple, kernel_size: int, padding: int, flags: dict) -> None:
+    "Raise `InputError` for sizes and switches that make no net."
+    if not isinstance(widths, (list, tuple)) or not widths:
+        raise InputError(f"widths must be kernels a layer, for example (32, 64, 64), got {widths!r}")
+    for width in widths:
+        whole_number("widths", width, most=10**5)
+    whole_number("kernel_size", kernel_size, most=99)
+    whole_number("padding", padding, least=0, most=99)
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise InputError(f"{name} is True or False, got {flag!r}")
 
 # %% ../nbs/lib/11_models.ipynb #d994c200
 def feature_size(image_size: int, kernel_size: int, padding: int, blocks: int = 3) -> int:
@@ -104,20 +118,20 @@ def feature_size(image_size: int, kernel_size: int, padding: int, blocks: int = 
     for _ in range(blocks):
         size = (size + 2 * padding - kernel_size + 1) // 2
     if size < 1:
-        raise InputError(f"images of {image_size}×{image_size} pixels are too small for {blocks} poolings: at least {2**blocks} with padding {kernel_size // 2} are needed")
+        raise InputError(f"images of {image_size}×{image_size} pixels are too small for {blocks} convolutions of {kernel_size} with padding {padding}, each followed by a pooling")
     return size
 
 # %% ../nbs/lib/11_models.ipynb #539b3504
 INITIALISATIONS = {"torch": None, "he": nn.init.kaiming_normal_, "xavier": nn.init.xavier_uniform_}
 
 
-def initialise(model: nn.Module, name: str) -> None:
-    "Draw the weights of all convolutions and linear layers anew by a rule of `INITIALISATIONS`, biases zero; \"torch\" changes nothing."
+def initialise(parts: list[nn.Module], name: str) -> None:
+    "Draw the weights of all convolutions and linear layers of some modules anew, in order, biases zero; \"torch\" changes nothing."
     if name not in INITIALISATIONS:
         raise unknown("initialisation", name, INITIALISATIONS)
     if name == "torch":
         return
-    for module in model.modules():
+    for module in nn.ModuleList(parts).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             INITIALISATIONS[name](module.weight)
             if module.bias is not None:
@@ -136,10 +150,8 @@ def count_macs(
     "Multiply-accumulates of one image's forward pass."
     parameter = next(model.parameters())
     x = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
-    training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(x)
-    model.train(training)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model):
+        model(x)
     return counter.get_total_flops() // 2
 
 # %% ../nbs/lib/11_models.ipynb #e76f8d23
@@ -152,7 +164,10 @@ def matched_widths(
         target = count_parameters(ToyNet(**options | {"gate": "se", "widths": (32, 64, 64)}))
         grid = product(*[range(w, w + slack + 1) for w in (32, 64, 64)])
         distance = {w: abs(count_parameters(ToyNet(**options | {"widths": w})) - target) for w in grid}
-    return min(distance, key=lambda w: (distance[w], sum(w)))
+    best = min(distance, key=lambda w: (distance[w], sum(w)))
+    if distance[best] > 0.01 * target:
+        raise InputError(f"no widths up to {slack} above (32, 64, 64) have within 1% of the {target} parameters of the gated net")
+    return best
 
 # %% ../nbs/lib/11_models.ipynb #fa9690fa
 def list_models() -> list[str]:
@@ -170,7 +185,7 @@ def create_model(
     "A freshly drawn net, in training mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
     if name not in MODELS:
         raise unknown("model", name, MODELS, see="fmm list models")
-    shape = {n: whole_number(n, v) for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]}
+    shape = {n: whole_number(n, v, most=10**5) for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]}
     known = ToyNet.__init__.__annotations__
     for option in options:
         if option not in known:

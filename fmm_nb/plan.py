@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'EXPERIMENTS', 'IMAGES_PER_SECOND', 'Scale', 'Experiment', 'scale_of', 'experiment_of', 'image_sets',
-           'specs', 'core_seconds', 'page']
+           'specs', 'nets', 'core_seconds', 'page']
 
 # %% ../nbs/lib/08_plan.ipynb #7eabaeaa
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import InputError, unknown, whole_number
 from .files import need_repository
-from .sources import find
+from .sources import find, published_fingerprints
 from .specs import MODELS, Protocol, Spec
 
 # %% ../nbs/lib/08_plan.ipynb #0bbdf431
@@ -36,8 +36,8 @@ SCALES = {
         datasets=("mnist_mini", "fashion_mini"),
         where_found=(),
         seeds=3,
-        n_train=1600,
-        protocol=Protocol(epochs=3, batch_size=32, learning_rate=0.02),
+        n_train=1500,
+        protocol=Protocol(epochs=3, batch_size=30, learning_rate=0.02, snapshots=(1,)),
     ),
     "cpu": Scale(
         title="cpu: hours on two cores",
@@ -46,7 +46,7 @@ SCALES = {
         where_found=("cifar10",),
         seeds=5,
         n_train=5000,
-        protocol=Protocol(epochs=8, batch_size=100),
+        protocol=Protocol(epochs=8, batch_size=100, snapshots=(1, 2, 4)),
     ),
     "paper": Scale(
         title="paper: the sources' own protocol",
@@ -55,7 +55,7 @@ SCALES = {
         where_found=("cifar10",),
         seeds=10,
         n_train=None,
-        protocol=Protocol(),
+        protocol=Protocol(snapshots=(5, 10, 20, 50, 100)),
     ),
 }
 
@@ -91,7 +91,7 @@ def experiment_of(
     name: str,  # for example 03_multiplication, or its number alone
 ) -> str:
     "The full name of an experiment; raises `InputError` for one that does not exist."
-    matches = [full for full in EXPERIMENTS if name in (full, full.split("_")[0])]
+    matches = [full for full in EXPERIMENTS if name in (full, full.split("_")[0]) or name.zfill(2) == full.split("_")[0]]
     if not matches:
         raise unknown("experiment", name, EXPERIMENTS, see="fmm list experiments")
     return matches[0]
@@ -107,14 +107,24 @@ def image_sets(
         raise InputError(f"datasets must be names separated by commas, got {datasets!r}")
     names = [name.strip() for name in datasets.split(",")] if isinstance(datasets, str) else list(datasets or [])
     if any(names):
-        return [find(name).name for name in names if name]
-    return [find(name).name for name in sizes.datasets] + [found for name in sizes.where_found if (found := _found(name))]
+        return list(dict.fromkeys(_here(name) for name in names if name))
+    return [_here(name) for name in sizes.datasets] + [found for name in sizes.where_found if (found := _found(name))]
+
+
+def _here(name: str) -> str:
+    "The name under which an image set is here, or has published rows; raises `InputError` with how to get it."
+    try:
+        return find(name).name
+    except InputError:
+        if published_fingerprints(name):
+            return name
+        raise
 
 
 def _found(name: str) -> str | None:
-    "The name under which an image set is here, or None."
+    "As `_here`, or None."
     try:
-        return find(name).name
+        return _here(name)
     except InputError:
         return None
 
@@ -126,17 +136,17 @@ def specs(
     seeds: int | None = None,  # how many, from 0; None or 0: the scale's
 ) -> list[Spec]:  # by image set, then arm, then seed
     "Every net of an experiment at a scale; raises `InputError` for names and numbers that make no sense."
-    arms, sizes = EXPERIMENTS[experiment_of(experiment)].arms, scale_of(scale)
-    count = sizes.seeds if seeds in (None, 0) and seeds is not False else whole_number("seeds", seeds)
-    return [
-        Spec(arm, data, sizes.protocol, seed, n_train=sizes.n_train)
-        for data in image_sets(scale, datasets)
-        for arm in arms
-        for seed in range(count)
-    ]
+    count = scale_of(scale).seeds if seeds in (None, 0) and seeds is not False else whole_number("seeds", seeds, least=2, most=1000)
+    return nets(experiment_of(experiment), scale, image_sets(scale, datasets), count)
+
+
+def nets(experiment: str, scale: str, names: list[str], count: int) -> list[Spec]:
+    "Every net of an experiment on the named image sets, whether they are here or not."
+    arms, sizes = EXPERIMENTS[experiment].arms, SCALES[scale]
+    return [Spec(arm, data, sizes.protocol, seed, n_train=sizes.n_train) for data in names for arm in arms for seed in range(count)]
 
 # %% ../nbs/lib/08_plan.ipynb #a206989b
-IMAGES_PER_SECOND = 1300  # of one core, training a toy net on 28×28 pixels
+IMAGES_PER_SECOND = 1200  # of one core, training and evaluating a toy net on 28×28 pixels
 
 
 def core_seconds(nets: list[Spec], images: int = 60000) -> float:

@@ -10,10 +10,10 @@ __all__ = ['TRAINING_VERSION', 'MODELS_VERSION', 'MODELS', 'CHOICES', 'Protocol'
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
-from math import isfinite
+from numbers import Real
 
 from .errors import InputError, unknown, whole_number
-from .sources import fingerprint
+from .sources import fingerprint, parse
 
 # %% ../nbs/lib/07_specs.ipynb #c2bed8b3
 TRAINING_VERSION = 1  # raise when the training loop gives other weights from the same start
@@ -71,17 +71,19 @@ def check_protocol(
     for name, valid in CHOICES.items():
         if getattr(protocol, name) not in valid:
             raise unknown(name, getattr(protocol, name), valid)
-    whole_number("epochs", protocol.epochs, least=0)
-    whole_number("batch_size", protocol.batch_size)
+    set_ = lambda name, value: object.__setattr__(protocol, name, value)
+    set_("epochs", whole_number("epochs", protocol.epochs, least=0))
+    set_("batch_size", whole_number("batch_size", protocol.batch_size))
     for name, low, high in [("learning_rate", 0, 1e6), ("momentum", 0, 1), ("weight_decay", 0, 1e6), ("mixup", 0, 1e6), ("validation", 0, 0.9)]:
         value = getattr(protocol, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (isfinite(value) and low <= value <= high):
+        if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
             raise InputError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+        set_(name, float(value))  # 1 and 1.0 are one recipe, and one key
     for name in ("snapshots", "evaluate"):
-        epochs = tuple(sorted(set(getattr(protocol, name))))
-        if any(whole_number(name, e) > protocol.epochs for e in epochs):
-            raise InputError(f"{name} must lie within the {protocol.epochs} epochs, got {list(epochs)}")
-        object.__setattr__(protocol, name, epochs)
+        given = getattr(protocol, name)
+        if not isinstance(given, (list, tuple)) or any(whole_number(name, e) > protocol.epochs for e in given):
+            raise InputError(f"{name} must be epochs within the {protocol.epochs}, got {given!r}")
+        set_(name, tuple(sorted(set(map(int, given)))))
 
 # %% ../nbs/lib/07_specs.ipynb #d54ed992
 @dataclass(frozen=True)
@@ -98,9 +100,12 @@ class Spec:
     def __post_init__(self):
         if self.model not in MODELS:
             raise unknown("model", self.model, MODELS, see="fmm list models")
-        whole_number("seed", self.seed, least=0)
+        parse(self.data)
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, least=0, most=2**63 - 1))
         if self.n_train is not None:
-            whole_number("n_train", self.n_train)
+            object.__setattr__(self, "n_train", whole_number("n_train", self.n_train))
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(self.options).items()}
+        object.__setattr__(self, "options", plain)  # a copy: what the caller does with theirs changes no key
 
     @property
     def key(self) -> str:

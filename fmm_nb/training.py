@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from .data import ImageSet
 from .errors import InputError
+from .gates import evaluation
 from .models import create_model
 from .specs import Protocol, Spec
 
@@ -44,7 +46,7 @@ def normalised(
 ) -> Tensor:  # [N, C, H, W]
     "Images of bytes as standardised numbers."
     mean, std = (value.to(x.device, dtype)[:, None, None] for value in mean_std)
-    return (x.to(dtype) / 255 - mean) / std
+    return (x.to(dtype) / 255 - mean) / std.clamp_min(1e-6)  # a channel without contrast stays finite
 
 # %% ../nbs/lib/12_training.ipynb #0c5d52ea
 def crop_flip(
@@ -108,10 +110,9 @@ def evaluate(
     batch_size: int = 500,
 ) -> tuple[float, Tensor]:  # mean cross-entropy, and bool [N]: decided correctly
     "Loss and correct decisions of a net in evaluation mode; the net's mode is left as it was."
-    training, dtype = model.training, next(model.parameters()).dtype
-    model.eval()
-    logits = torch.cat([model(normalised(part, mean_std, dtype)) for part in x.split(batch_size)])
-    model.train(training)
+    dtype = next(model.parameters()).dtype
+    with evaluation(model):
+        logits = torch.cat([model(normalised(part, mean_std, dtype)) for part in x.split(batch_size)])
     return F.cross_entropy(logits.double(), y).item(), logits.argmax(1) == y
 
 # %% ../nbs/lib/12_training.ipynb #aabfdde7
@@ -207,7 +208,8 @@ class Training:
         "Train to the end of the protocol, or until the loss is not finite."
         epochs = self.spec.protocol.epochs
         label = f"{self.spec.model} {self.spec.data} seed {self.spec.seed}"
-        for _ in tqdm(range(epochs), desc=label, unit="epoch", disable=None, leave=False):
+        quiet = True if parent_process() else None  # a worker leaves the line to the bar of the whole run
+        for _ in tqdm(range(epochs), desc=label, unit="epoch", disable=quiet, leave=False):
             if self.diverged_at is None:
                 self.run_epoch()
         if not epochs:
@@ -279,6 +281,8 @@ def train(
     device: str | None = None,  # None: a GPU where there is one
 ) -> Trained:
     "Train one net, with a progress bar on a terminal; torch's threads and generator are left as they were."
+    if spec.data.split("[")[0] != images.name.split("[")[0]:
+        raise InputError(f"the spec asks for {spec.data}, the images given are {images.name}")
     device, start = device or ("cuda" if torch.cuda.is_available() else "cpu"), time.perf_counter()
     with one_thread():
         training = Training(spec, images, device)

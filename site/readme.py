@@ -1,6 +1,7 @@
 "README.md from nbs/index.ipynb: text as it is, code as fenced blocks.   python site/readme.py [--check]"
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def main():
         sys.exit("nbs/index.ipynb is missing: README.md is made from it")
     if "--check" not in sys.argv[1:]:
         target.write_text(readme(), encoding="utf-8")
+        if (figure := ROOT / "build" / "gates.svg").exists():  # drawn by the notebook when it is run
+            shutil.copyfile(figure, ROOT / "nbs" / "gates.svg")
     elif target.read_text(encoding="utf-8") != readme():
         sys.exit("README.md is not what nbs/index.ipynb says; mend with: python site/readme.py")
 

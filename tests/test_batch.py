@@ -41,7 +41,7 @@ def test_a_good_page_is_put_in_place_with_its_stamp(root):
     page = page_of(root, GOOD)
     assert batch.state(page) == "missing"
     assert batch.execute(page) is None
-    assert batch.state(page) == "done" and not list((page.out / "failed").iterdir())
+    assert batch.state(page) == "done" and not list((page.out / "failed").glob("*.ipynb"))
     assert json.loads(page.answer.read_text())["scale"] == "smoke"
     page_of(root, GOOD + "\n# another")
     assert batch.state(page) == "stale" and [name for name, *_ in batch.changes(page)] == ["page"]
@@ -59,9 +59,12 @@ def test_a_bad_page_is_told_and_changes_nothing(root, code, message):
     page = page_of(root, code)
     page.target.parent.mkdir(parents=True)
     page.target.write_text("as it was")
+    page.answer.parent.mkdir(parents=True)
+    page.answer.write_text("the last good one")
     failure = batch.execute(page)
     assert message in failure and str(page.out / "failed") in failure
     assert page.target.read_text() == "as it was" and not page.stamp.exists()
+    assert page.answer.read_text() == "the last good one"
 
 
 def test_published_pages_have_no_folder_of_this_machine(root):
@@ -88,7 +91,7 @@ def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
 
 @pytest.mark.parametrize(
     "parameters, message",
-    [({"sclae": "cpu"}, "unknown parameter 'sclae'; did you mean 'scale'?"), ({"seeds": "two"}, "parameter seeds must be int, got 'two'")],
+    [({"sclae": "cpu"}, "unknown parameter 'sclae'; did you mean 'scale'?"), ({"seeds": "two"}, "parameter seeds must be int, got 'two'"), ({"seeds": 1}, "seeds must be a whole number of at least 2, got 1")],
 )
 def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, message):
     import papermill
@@ -109,6 +112,8 @@ def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, m
         ("publish --scale paper", "not published: "),
         ("data get mnst", "unknown data set 'mnst'; did you mean 'mnist'"),
         ("data check cifar100", "cifar100"),
+        ("why 98.7654", "no answer and no row at scale smoke reads 98.7654"),
+        ("claims M99", "unknown claim 'M99'"),
         ("run --scale cpu", "mnist"),
     ],
 )
@@ -117,6 +122,34 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys, monkeypatc
     assert main(line.split()) == 2
     said = capsys.readouterr().err
     assert message in said and said.startswith("fmm: ") and said.count("\n") == 1
+
+
+def test_an_altered_file_is_found_by_the_check(tmp_path, monkeypatch, capsys):
+    import shutil
+
+    from fmm_nb import sources
+
+    copy = tmp_path / "mini"
+    shutil.copytree(repository() / "data" / "mini", copy)
+    monkeypatch.setattr(sources, "data_folder", lambda: tmp_path)
+    assert main(["data", "check", "mnist_mini"]) == 0
+    with open(copy / "mnist_mini.npz", "ab") as file:
+        file.write(b"x")
+    assert main(["data", "check", "mnist_mini"]) == 2
+    assert "mnist_mini.npz" in capsys.readouterr().err
+
+
+def test_published_rows_are_taken_once(tmp_path, monkeypatch):
+    "Rows that are both published and built are one measurement."
+    import pandas as pd
+
+    from fmm_nb.results import append_rows, known_rows
+
+    rows = pd.DataFrame([{"key": f"{i:016x}", "measure_version": 1, "model": "am", "data": "mnist", "seed": i, "precision": "float32", "value": i} for i in range(3)])
+    for place in ("published", "built"):
+        append_rows(tmp_path / f"{place}.csv", rows)
+        append_rows(tmp_path / f"{place}.csv", rows.assign(value=9))
+    assert known_rows(tmp_path / "published.csv", tmp_path / "built.csv").value.tolist() == [0, 1, 2]
 
 
 def test_every_command_has_an_example_in_its_help(capsys):
@@ -142,5 +175,5 @@ def test_the_plan_keeps_within_its_shares():
     for scale, sizes in SCALES.items():
         for experiment in EXPERIMENTS.values():
             sets = len(sizes.datasets) + len(sizes.where_found)
-            nets = [Spec(arm, "any", sizes.protocol, n_train=sizes.n_train) for arm in experiment.arms] * sizes.seeds * sets
+            nets = [Spec(arm, "mnist", sizes.protocol, n_train=sizes.n_train) for arm in experiment.arms] * sizes.seeds * sets
             assert core_seconds(nets) <= experiment.share.get(scale, float("inf"))

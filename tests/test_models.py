@@ -1,4 +1,5 @@
 """Every net and unit does what a torch module is expected to do; the gates work on nets that we did not write."""
+import pickle
 from copy import deepcopy
 
 import pytest
@@ -72,8 +73,11 @@ def test_evaluation_is_plain_for_torch_func(case):
     net, x = case
     net.eval().double()
     x = x.double()
-    one_by_one = torch.func.vmap(lambda image: net(image[None])[0])(x)
-    torch.testing.assert_close(one_by_one, net(x))
+    alone = lambda image: net(image[None])[0].flatten()[:4]
+    torch.testing.assert_close(torch.func.vmap(alone)(x), net(x).flatten(1)[:, :4])
+    jacobian = torch.func.vmap(torch.func.jacrev(alone))(x)
+    _, forward = torch.func.vmap(lambda image: torch.func.jvp(alone, (image,), (image,)))(x)
+    torch.testing.assert_close(forward, torch.einsum("nkchw,nchw->nk", jacobian, x))
 
 
 def test_no_module_is_called_twice_and_gates_come_in_order(case):
@@ -87,10 +91,14 @@ def test_no_module_is_called_twice_and_gates_come_in_order(case):
 
 
 def test_nothing_works_in_place(case):
+    "The input of every module, gates and activations within the net among them, is after the pass what it was before."
     net, x = case
-    before = x.clone()
+    seen = []
+    for module in net.modules():
+        module.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], inputs[0].detach().clone(), output, output.detach().clone())))
     net(x)
-    assert torch.equal(x, before)
+    for given, before, made, after in seen:
+        assert torch.equal(given, before) and torch.equal(made, after)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +141,73 @@ def test_other_peoples_gates_are_read_frozen_and_replaced(resnet):
     assert read_gates(gated, x)["layer2.0.relu"].shape == (2, 128, 8, 8)
 
 
+class Functional(nn.Module):
+    "A net as some torchvision ones are: an activation as a function, in place, and another way in training."
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.conv, self.other, self.dropout = nn.Conv2d(3, 8, 3), nn.Conv2d(16, 4, 3), dropout
+
+    def forward(self, x):
+        y = torch.cat([self.conv(x), self.conv(x)], 1)
+        y = nn.functional.relu(y, inplace=True)
+        return self.other(nn.functional.dropout(y, 0.5, self.training) if self.dropout else y).relu()
+
+
+def test_functions_are_calls_too():
+    torch.manual_seed(0)
+    net, x = Functional(dropout=False), torch.randn(2, 3, 9, 9)
+    gated = replace_activations(net, nn.ReLU, lambda channels: unit("relu", channels))
+    assert list(gates_of(gated)) == ["relu", "relu_1"]
+    torch.testing.assert_close(gated(x), net(x))
+    seen = []
+    replace_activations(net, nn.ReLU, lambda channels: seen.append(channels) or unit("relu", channels))
+    assert seen == [16, 4]
+
+
+def test_a_net_with_another_way_in_training_is_refused():
+    with pytest.raises(InputError, match="takes another way in training"):
+        replace_activations(Functional(dropout=True), nn.ReLU, lambda channels: unit("relu", channels))
+
+
+def test_modules_called_once_are_replaced_where_they_stand():
+    "So a net keeps what a trace would lose: here, dropout only in training."
+    prepare_torchvision()
+    from torchvision.models import efficientnet_b0
+
+    net = replace_activations(efficientnet_b0(num_classes=3), nn.SiLU, lambda channels: unit("swish", channels)).eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert len(gates_of(net)) == 49 and torch.equal(net(x), net(x))
+
+
+def test_what_hides_the_number_of_channels_is_refused():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.ReLU())
+    with pytest.raises(InputError, match="cannot tell how many channels"):
+        replace_activations(net, nn.ReLU, lambda channels: unit("se", channels))
+
+
+def test_gated_nets_are_pickled(resnet):
+    gated = replace_activations(resnet, nn.ReLU, lambda channels: unit("se", channels))
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(gated))(x), gated(x))
+
+
+def test_frozen_blocks_nest():
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), unit("se", 8)), torch.randn(2, 3, 8, 8)
+    values = read_gates(net, x)
+    with frozen_gates(net, values):
+        held = net(2 * x)
+        with frozen_gates(net):
+            assert torch.equal(net(2 * x), held)
+
+
+def test_reading_moves_nothing():
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), unit("atac", 8)).train(), torch.randn(2, 3, 8, 8)
+    before = deepcopy(net.state_dict())
+    read_gates(net, x)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items()) and net[1].gate.training
+
+
 def test_a_net_that_cannot_be_traced_is_refused_in_one_line():
     class Branching(nn.Module):
         def __init__(self):
@@ -153,6 +228,12 @@ def test_a_net_that_cannot_be_traced_is_refused_in_one_line():
         ({"in_channels": -1}, "in_channels must be a whole number"),
         ({"num_classes": 2.5}, "got 2.5"),
         ({"gate": "sse"}, "did you mean 'se'"),
+        ({"reduction": 0}, "reduction must be a whole number of at least 1"),
+        ({"kernel_size": "3"}, "kernel_size must be a whole number"),
+        ({"padding": -1}, "padding must be a whole number of at least 0"),
+        ({"widths": (-1, 2, 3)}, "widths must be a whole number"),
+        ({"bias": "no"}, "bias is True or False"),
+        ({"image_size": 10**7}, "at most 100000"),
         ({"initialisation": "kaiming"}, "unknown initialisation"),
         ({"activation": "rellu"}, "did you mean 'relu'"),
         ({"combine": "times"}, "unknown combine"),

@@ -85,13 +85,26 @@ def test_a_folder_that_takes_no_files_is_refused_before_any_work(tmp_path):
 
 
 def test_failures_fail_alone_and_are_told_at_the_end(tmp_path):
-    broken = Spec("am", "mnist_mini", QUICK, n_train=40, options={"reduction": 0})
+    broken = Spec("am", "mnist_mini", QUICK, n_train=40, options={"widths": (8, 8, 8, None)[:3], "num_classes": 10})  # given twice
     refused = Spec("am", "mnist_mini", QUICK, n_train=40, options={"kernel_size": 50})
     with pytest.raises(FailedTraining) as error:
         Store(tmp_path).train([broken, refused, SPEC])
     assert Store(tmp_path).has(SPEC) and not Store(tmp_path).has(broken)
-    assert "ZeroDivisionError" in error.value.failures[broken] and "too small" in error.value.failures[refused]
+    assert "TypeError" in error.value.failures[broken] and "too small" in error.value.failures[refused]
     assert "Traceback" in (tmp_path / "failed" / f"{broken.key}.txt").read_text()
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+def test_a_lost_file_is_a_lost_net(store, net, kind):
+    (store.root / f"{SPEC.key}.{kind}").unlink()
+    assert not store.has(SPEC)
+    assert train_one(store.root, SPEC) is None and store.verify() == []
+
+
+def test_a_damaged_record_does_not_keep_others_from_being_explained(store):
+    (store.root / "0123456789abcdef.json").write_text("{")
+    other = Spec("cnn", "mnist_mini", QUICK, n_train=60)
+    assert store.why(other) == [("n_train", 40, 60)]
 
 
 def test_who_waits_for_the_lock_finds_the_net_trained(tmp_path, net):
