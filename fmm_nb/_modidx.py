@@ -41,6 +41,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                'fmm_nb.claims.at_loss': ('lib/claims.html#at_loss', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.cells': ('lib/claims.html#cells', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.claim_of': ('lib/claims.html#claim_of', 'fmm_nb/claims.py'),
+                               'fmm_nb.claims.depends_on': ('lib/claims.html#depends_on', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.equal_loss': ('lib/claims.html#equal_loss', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.evidence': ('lib/claims.html#evidence', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.full': ('lib/claims.html#full', 'fmm_nb/claims.py'),

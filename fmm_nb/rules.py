@@ -23,6 +23,7 @@ class Evidence:
     contradict: float  # p of the claim being true: small speaks against it
     effect: Effect | None = None  # what was measured, where it is one number
     note: str = ""
+    depends_on: str = ""  # the choices of measure under which the effect has another sign
 
 # %% ../nbs/lib/15_rules.ipynb #35f484be
 def difference(found: Effect, direction: int, margin: float) -> Evidence:
@@ -45,7 +46,8 @@ def all_of(parts: list[Evidence]) -> Evidence:
     if len(parts) == 1:
         return parts[0]
     weakest = max(parts, key=lambda part: part.support)
-    return Evidence(weakest.support, float(min(holm([part.contradict for part in parts]))), None, f"{len(parts)} parts")
+    depends_on = "; ".join(dict.fromkeys(part.depends_on for part in parts if part.depends_on))
+    return Evidence(weakest.support, float(min(holm([part.contradict for part in parts]))), None, f"{len(parts)} parts", depends_on)
 
 # %% ../nbs/lib/15_rules.ipynb #56e6b800
 def causal(effects: list[Effect], direction: int, margin: float) -> Evidence:
