@@ -2,8 +2,8 @@
 
     python site/build.py --scale smoke --out build/site
 
-Shows the reader's own results (build/SCALE) where there are some, and beside them the published ones of the highest
-scale. Nothing is fetched; the result works from a file:// address. A build that fails leaves the old site as it was.
+Shows the published results of the highest scale, and beside them the reader's own (build/SCALE); where nothing was
+published, the reader's own. Nothing is fetched; the result works from a file:// address. A build that fails leaves the old site as it was.
 """
 import argparse
 import hashlib
@@ -50,31 +50,33 @@ def published():
     return next((s for s in SCALES if any((DATA / "results" / s / "notebooks").rglob("*.ipynb"))), None)
 
 
-def shown(relative, scale):
-    "The notebook to show for nbs/RELATIVE, and what is said of it."
-    own, scale_out = ROOT / "build" / scale / "notebooks" / relative, published()
-    if is_whole(own):
-        return own, f"your build, scale {scale}" + (": not evidence" if scale == "smoke" else "")
-    if scale_out and is_whole(out := DATA / "results" / scale_out / "notebooks" / relative):
-        return out, f"published, scale {scale_out}"
-    return NBS / relative, f"not run here; make paper SCALE={scale} runs it"
+def own(relative, scale):
+    "The reader's own executed notebook, or None, and what is said of it."
+    notebook = ROOT / "build" / scale / "notebooks" / relative
+    return notebook if is_whole(notebook) else None, f"your build, scale {scale}" + (": not evidence" if scale == "smoke" else "")
+
+
+def kept(relative):
+    "The published executed notebook of the highest scale, or None, and what is said of it."
+    notebook = DATA / "results" / (published() or "none") / "notebooks" / relative
+    return notebook if is_whole(notebook) else None, f"published, scale {published()}"
 
 
 def study(scale):
-    "The paper and the experiments, each as it ran last (own build, else published), and the published ones beside them."
+    "The paper and the experiments, each as it was published, else as it ran here; and beside what was published what ran here."
     from prep import Page
 
     relatives = [Path("paper.ipynb"), *(p.relative_to(NBS) for p in sorted((NBS / "experiments").glob("*.ipynb")))]
-    relatives = [r for r in relatives if (NBS / r).exists()]
-    kind = {r: "paper" if r.name == "paper.ipynb" else "experiment" for r in relatives}
-    name = {r: "index" if kind[r] == "paper" else str(r.with_suffix("")) for r in relatives}
-    pages = [Page(name[r], path, NBS / r, kind[r], note) for r in relatives for path, note in [shown(r, scale)]]
-    out = published()
-    if not out or not any(p.note.startswith("your build") for p in pages):
-        return pages, []
-    folder = DATA / "results" / out / "notebooks"
-    beside = [r for r in relatives if is_whole(folder / r)]
-    return pages, [Page(f"published/{r.with_suffix('')}", folder / r, NBS / r, kind[r], f"published, scale {out}") for r in beside]
+    pages, beside = [], []
+    for relative in (r for r in relatives if (NBS / r).exists()):
+        kind = "paper" if relative.name == "paper.ipynb" else "experiment"
+        name = "index" if kind == "paper" else str(relative.with_suffix(""))
+        (mine, mine_note), (theirs, theirs_note) = own(relative, scale), kept(relative)
+        shown, note = (theirs, theirs_note) if theirs else (mine, mine_note) if mine else (NBS / relative, f"not run here; make paper SCALE={scale} runs it")
+        pages.append(Page(name, shown, NBS / relative, kind, note))
+        if mine and theirs:
+            beside.append(Page(f"build/{relative.with_suffix('')}", mine, NBS / relative, kind, mine_note))
+    return pages, beside
 
 
 def library(execute):
@@ -106,12 +108,11 @@ def toctree(caption, names):
 def sidebar(pages, beside, scale):
     "The groups of the sidebar, as markdown for the start page."
     of = {kind: [p.name for p in pages if p.kind == kind] for kind in ("experiment", "howto", "library")}
-    own = f"Your build (scale {scale})" if beside else "Experiments"
     titled = [f"The paper <{p.name}>" if p.kind == "paper" else p.name for p in beside]
     return (
         toctree("Read", ["The paper <self>", "Read me <readme>", "Results <results>", "Data <data>", "API <api/index>"])
-        + toctree(own, of["experiment"])
-        + toctree(f"Published (scale {published()})", titled)
+        + toctree(f"Published (scale {published()})" if beside else "Experiments", of["experiment"])
+        + toctree(f"Your build (scale {scale})", titled)
         + toctree("How-to", of["howto"])
         + toctree("Library", of["library"])
     )

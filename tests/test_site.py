@@ -121,17 +121,17 @@ def tree(root, **notebooks):
 
 
 @pytest.mark.parametrize(
-    "there, note, published",
+    "there, note, mine_beside",
     [
         ({}, "not run here", 0),
         ({"data__results__cpu__notebooks": None}, "published, scale cpu", 0),
         ({"data__results__cpu__notebooks": None, "data__results__paper__notebooks": None}, "published, scale paper", 0),
         ({"build__smoke__notebooks": None}, "your build, scale smoke: not evidence", 0),
-        ({"build__smoke__notebooks": None, "data__results__cpu__notebooks": None}, "your build, scale smoke: not evidence", 2),
+        ({"build__smoke__notebooks": None, "data__results__cpu__notebooks": None}, "published, scale cpu", 2),
         ({"build__smoke__notebooks": True, "data__results__cpu__notebooks": None}, "published, scale cpu", 0),
     ],
 )
-def test_shows_the_readers_own_and_the_published_beside_it(tmp_path, monkeypatch, there, note, published):
+def test_shows_the_published_and_the_readers_own_beside_it(tmp_path, monkeypatch, there, note, mine_beside):
     tree(tmp_path, nbs=None, **there)
     builder = module("build")
     for name, path in {"ROOT": tmp_path, "NBS": tmp_path / "nbs", "DATA": tmp_path / "data"}.items():
@@ -140,7 +140,7 @@ def test_shows_the_readers_own_and_the_published_beside_it(tmp_path, monkeypatch
     pages, beside = builder.study("smoke")
     assert [p.name for p in pages] == ["index", "experiments/03_x"]
     assert all(p.note.startswith(note) for p in pages)
-    assert len(beside) == published
+    assert len(beside) == mine_beside
 
 
 def test_api_page_says_what_the_signature_comments_say(tmp_path):
