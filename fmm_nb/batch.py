@@ -145,13 +145,14 @@ def origin(
     scale: str,
     build: Path | None = None,
 ) -> list[str]:  # lines for people
-    "The cells of answers and rows at a scale that read `number` when rounded to its digits; raises `InputError` if there is none."
-    out, text = (build or build_folder()) / scale, number.replace("−", "-").lstrip("+")
+    "The cells of answers and rows that read `number` when rounded to its digits, of either sign where it has none; `InputError` if none does."
+    out, text = (build or build_folder()) / scale, number.replace("−", "-")
     digits, found = len(text.partition(".")[2]), []
-    same = lambda value: isinstance(value, (int, float)) and f"{value:.{digits}f}" == text
+    shown = (lambda value: f"{value:+.{digits}f}") if text[0] in "+-" else (lambda value: f"{abs(value):.{digits}f}")
+    same = lambda value: isinstance(value, (int, float)) and shown(value) == text
     for path in sorted((out / "answers").glob("*.json")):
         for table, cells in json.loads(path.read_text(encoding="utf-8"))["tables"].items():
-            found += [f"page {path.stem}: table {table}, {c.get('model', '')} {name} = {v}" for c in cells for name, v in c.items() if same(v)]
+            found += [f"page {path.stem}: table {table}, {c.get('model') or c.get('id')} {name} = {v}" for c in cells for name, v in c.items() if same(v)]
     for path in sorted((out / "rows").glob("*.csv")):
         with open(path, encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
