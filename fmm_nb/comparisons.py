@@ -77,21 +77,29 @@ def arm_rows(
     name, _, conditions = arm.rstrip("]").partition("[")
     found = rows[rows.model == name] if "model" in rows else rows.iloc[:0]
     for column, value in (condition.split("=") for condition in conditions.split(",") if condition):
-        found = found[found[column].astype(str) == value] if column in found else found.iloc[:0]
+        found = found[[_same(cell, value) for cell in found[column]]] if column in found else found.iloc[:0]
     return found
+
+
+def _same(cell, value: str) -> bool:
+    "Whether a cell has the value that a text names: 1.0 is 1, False is false."
+    try:
+        return float(cell) == float(value)
+    except (TypeError, ValueError):
+        return str(cell).lower() == value.lower()
 
 
 def sample_of(
     rows: pd.DataFrame,
     arm: str,
     column: str,  # "log " before a name: its logarithm
-) -> np.ndarray:  # one value a seed, in the order of seeds; empty where there are none
+) -> pd.Series:  # one value a seed, by seed; empty unless every seed has a finite one
     "The values of an arm, a mean over the rows of a seed."
     found, name = arm_rows(rows, arm), column.removeprefix("log ")
-    if name not in found:
-        return np.array([])
-    values = found[name].astype(float)
-    return (np.log(values) if name != column else values).groupby(found.seed).mean().dropna().to_numpy()
+    values = pd.to_numeric(found[name], errors="coerce") if name in found else pd.Series(dtype=float)
+    if name != column:
+        values = np.log(values.where(values > 0))
+    return values.groupby(found.seed).mean() if len(values) and np.isfinite(values).all() else pd.Series(dtype=float)
 
 # %% ../nbs/lib/16_comparisons.ipynb #d225c7ba
 def measured(
@@ -101,15 +109,15 @@ def measured(
 ) -> Effect | None:  # None where an arm has fewer than two seeds
     "The effect that a contrast of arms has in the rows."
     constant = wanted.get(None, 0.0)
-    arms = {arm: sample_of(rows, arm, column) for arm in wanted if arm}
+    arms = {arm: sample_of(rows, arm, column).to_numpy() for arm in wanted if arm}
     if not arms or min(map(len, arms.values())) < 2:
         return None
-    pair = two_arms(wanted)
+    pair, extra = two_arms(wanted), _images(rows, column, wanted)
     if pair:
-        return effect(*[arms[arm] for arm in pair], extra=_images(rows, column, *pair))
+        return effect(*[arms[arm] for arm in pair], extra=extra)
     first, *_ = arms
     arms[first] = arms[first] + constant / wanted[first]
-    return contrast(list(arms.values()), [wanted[arm] for arm in arms])
+    return contrast(list(arms.values()), [wanted[arm] for arm in arms], extra=extra)
 
 
 def two_arms(wanted: dict[str | None, float]) -> tuple[str, str] | None:
@@ -118,9 +126,13 @@ def two_arms(wanted: dict[str | None, float]) -> tuple[str, str] | None:
     return (plus[0], minus[0]) if len(wanted) == 2 and plus and minus and None not in wanted else None
 
 
-def _images(rows: pd.DataFrame, column: str, a: str, b: str) -> tuple[float, float] | None:
-    "The part of the variance that the test images have, in squared percent, where the rows have their bits."
+def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) -> tuple[float, float] | None:
+    "The part of the variance that the test images have, in squared percent, where all rows have their bits."
     if column != "test_accuracy_percent" or "test_correct" not in rows:
         return None
-    variance, df = image_variance(*[np.stack([unpacked(text) for text in arm_rows(rows, arm).test_correct]) for arm in (a, b)])
+    texts = {arm: arm_rows(rows, arm).test_correct for arm in wanted if arm}
+    if any(text.isna().any() for text in texts.values()) or len({t.split(":")[0] for text in texts.values() for t in text}) != 1:
+        return None
+    arms = [np.stack([unpacked(t) for t in text]) for text in texts.values()]
+    variance, df = image_variance(arms, [wanted[arm] for arm in texts])
     return 100**2 * variance, df

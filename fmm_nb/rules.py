@@ -24,6 +24,7 @@ class Evidence:
     effect: Effect | None = None  # what was measured, where it is one number
     note: str = ""
     depends_on: str = ""  # the choices of measure under which the effect has another sign
+    whole: bool = True  # whether all that the claim needs was run
 
 # %% ../nbs/lib/15_rules.ipynb #35f484be
 def difference(found: Effect, direction: int, margin: float) -> Evidence:
@@ -38,30 +39,37 @@ def difference(found: Effect, direction: int, margin: float) -> Evidence:
 # %% ../nbs/lib/15_rules.ipynb #0ce6c685
 def equivalence(found: Effect, direction: int, margin: float) -> Evidence:
     "Evidence for an effect within the margin, against one beyond it."
+    if not found.error and not found.difference:
+        return Evidence(1.0, 1.0, found, "no spread in either arm and equal means")
     return Evidence(found.p_within(margin), found.p_beyond(margin), found)
 
 # %% ../nbs/lib/15_rules.ipynb #708a11f5
-def all_of(parts: list[Evidence]) -> Evidence:
-    "Evidence for every part holding, against it where any part fails."
-    if len(parts) == 1:
-        return parts[0]
+def all_of(parts: list[Evidence | None]) -> Evidence | None:
+    "Evidence for every part holding, against it where any part fails; parts that were not run (None) can only keep it from being supported."
+    run, missing = [part for part in parts if part], sum(part is None for part in parts)
+    if len(parts) == 1 or not run:
+        return parts[0] if parts else None
+    if missing:
+        parts = run + [Evidence(1.0, 1.0)] * missing
     weakest = max(parts, key=lambda part: part.support)
     depends_on = "; ".join(dict.fromkeys(part.depends_on for part in parts if part.depends_on))
-    return Evidence(weakest.support, float(min(holm([part.contradict for part in parts]))), None, f"{len(parts)} parts", depends_on)
+    return Evidence(weakest.support, float(min(holm([part.contradict for part in parts]))), None, f"{len(run)} of {len(parts)} parts were run", depends_on, whole=not missing and all(part.whole for part in parts))
 
 # %% ../nbs/lib/15_rules.ipynb #56e6b800
-def causal(effects: list[Effect], direction: int, margin: float) -> Evidence:
+def causal(
+    support: list[float],  # p of the arm with the cause being better, for each comparison; 1 where it was not made
+    within: list[float],  # p of the arms being equivalent, likewise
+) -> Evidence:
     "Evidence for an effect against every comparator, against it where one of them does as well."
-    support = max(difference(found, direction, margin).support for found in effects)
-    return Evidence(support, float(min(holm([found.p_within(margin) for found in effects]))), None, f"{len(effects)} comparisons")
+    return Evidence(max(support), float(min(holm(within))), None, f"{len(support)} comparisons")
 
 # %% ../nbs/lib/15_rules.ipynb #e43a25a9
-def proportion(shares: np.ndarray, direction: int, stated: float) -> Evidence:
-    "Evidence for a share beyond the stated one on the side `direction`, over seeds."
+def proportion(shares: np.ndarray, direction: int, stated: float, yes_no: bool = False) -> Evidence:
+    "Evidence for a share beyond the stated one on the side `direction`, over seeds; `yes_no`: each seed gave 0 or 1."
     shares = np.asarray(shares, dtype=float)
     found = contrast([shares - stated], [1])
     sides = [found.p_above(), found.p_below()]
-    if set(shares) <= {0.0, 1.0}:
+    if yes_no:
         sides = [stats.binomtest(int(shares.sum()), len(shares), stated, alternative=side).pvalue for side in ("greater", "less")]
     sides = [min(1.0, 2 * p) for p in sides]  # as the ends of a two-sided interval
     return Evidence(*(sides if direction >= 0 else sides[::-1]), found)
@@ -85,8 +93,8 @@ def exact(holds: np.ndarray) -> Evidence:
 def ranked(a: np.ndarray, b: np.ndarray, direction: int) -> Evidence:
     "Evidence for a difference of two arms by the exact distribution of the midrank sum."
     p, found = rank_test(a, b), effect(a, b)
-    agrees = found.difference * direction > 0
-    return Evidence(p if agrees else 1.0, 1.0 if agrees else min(1.0, 2 * p), found, "ranks: a run diverged")
+    side = (found.p_superior - 0.5) * direction  # of the ranks: the mean follows the diverged run
+    return Evidence(p if side > 0 else 1.0, min(1.0, 2 * p) if side < 0 else 1.0, found, "ranks: a run diverged")
 
 # %% ../nbs/lib/15_rules.ipynb #754dfd08
 ALPHA = 0.05

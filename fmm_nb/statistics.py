@@ -8,7 +8,6 @@ __all__ = ['sample', 't_quantile', 'mean_interval', 'Effect', 'contrast', 'effec
 
 # %% ../nbs/lib/09_statistics.ipynb #98983a86
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -173,10 +172,14 @@ def rank_test(
 ) -> float:
     "Exact two-sided p of the midrank sum over all assignments of runs to arms."
     a, b = sample(a, "a"), sample(b, "b")
-    ranks = stats.rankdata(np.concatenate([a, b]))
-    sums = np.array([ranks[list(chosen)].sum() for chosen in combinations(range(len(ranks)), len(a))])
-    centre = len(a) * ranks.mean()
-    return float(np.mean(abs(sums - centre) >= abs(ranks[: len(a)].sum() - centre) - 1e-9))
+    ranks = np.rint(2 * stats.rankdata(np.concatenate([a, b]))).astype(int)  # doubled: midranks are halves
+    ways = np.zeros((len(a) + 1, ranks.sum() + 1))
+    ways[0, 0] = 1  # ways[k, s]: so many choices of k runs have the rank sum s
+    for rank in ranks:
+        ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank].copy()
+    sums, centre = np.arange(ways.shape[1]), len(a) * ranks.mean()
+    far = abs(sums - centre) >= abs(ranks[: len(a)].sum() - centre) - 1e-9
+    return float(ways[-1, far].sum() / ways[-1].sum())
 
 # %% ../nbs/lib/09_statistics.ipynb #278900f7
 def share_interval(
@@ -190,9 +193,11 @@ def share_interval(
 
 # %% ../nbs/lib/09_statistics.ipynb #ddd7b0fe
 def image_variance(
-    a,  # bool [S, N]: seed, test image: decided correctly
-    b,  # bool [S', N]
-) -> tuple[float, float]:  # variance of the difference of accuracies (shares), and its degrees of freedom
-    "The variance of two arms' difference in accuracy that is due to which images were in the test set."
-    per_image = np.asarray(a, dtype=float).mean(0) - np.asarray(b, dtype=float).mean(0)
-    return float(per_image.var(ddof=1) / per_image.size), float(per_image.size - 1)
+    arms: list,  # each bool [S, N]: seed, test image: decided correctly; the same N images
+    weights: list[float],  # of the arms in the contrast
+) -> tuple[float, float]:  # variance of the contrast of accuracies (shares), and its degrees of freedom
+    "The variance of a contrast of accuracies that is due to which images were in the test set."
+    arms = [np.asarray(arm, dtype=float) for arm in arms]
+    per_image = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
+    of_seeds = sum(w**2 * arm.var(0, ddof=1).mean() / len(arm) for w, arm in zip(weights, arms) if len(arm) > 1)
+    return float(max(0.0, per_image.var(ddof=1) - of_seeds) / per_image.size), float(per_image.size - 1)

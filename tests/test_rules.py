@@ -49,7 +49,7 @@ def test_a_difference_as_large_as_the_margin_is_seldom_contradicted():
 
 def test_an_effect_at_the_margin_is_seldom_called_equivalent_or_not():
     words = verdicts(rules.equivalence, studies(1, 1, 10, 4000), 0, 1.0)
-    assert words.count("supported") / 4000 <= 0.055 and words.count("contradicted") / 4000 <= 0.055
+    assert words.count("supported") / 4000 <= 0.05 and words.count("contradicted") / 4000 <= 0.05
 
 
 def families(size, count, rule, seed=0):
@@ -61,7 +61,7 @@ def families(size, count, rule, seed=0):
 def test_a_family_of_nulls_has_a_false_verdict_seldom_enough():
     found = families(6, 1500, lambda e: rules.difference(e, 1, 0.0))
     assert np.mean(["supported" in f.values() for f in found]) <= 0.05
-    assert np.mean(["contradicted" in f.values() for f in found]) <= 0.065
+    assert np.mean(["contradicted" in f.values() for f in found]) <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,54 @@ def test_no_family_gives_two_verdicts_and_every_claim_gets_one(seed):
         assert set(words.values()) <= {"supported", "contradicted", "undecided", "not tested"}
 
 
+def causal(effects, direction, margin):
+    return rules.causal([rules.difference(e, direction, margin).support for e in effects], [e.p_within(margin) for e in effects])
+
+
+def joint(rule, truths, count, n, seed=0):
+    "The share of each verdict, for claims of several comparisons with one arm."
+    chance, words = np.random.default_rng(seed), []
+    for _ in range(count):
+        first = chance.normal(0, 1, n)
+        words.append(rules.decide({"claim": rule([effect(first, chance.normal(-truth, 1, n)) for truth in truths])})["claim"])
+    return {word: words.count(word) / count for word in ("supported", "contradicted", "undecided")}
+
+
+def test_a_cause_is_seldom_seen_where_one_control_does_as_well():
+    found = joint(lambda effects: causal(effects, 1, 1.0), (2.5, 2.5, 2.5, 0.0), 2000, 5)
+    assert found["supported"] <= 0.03
+
+
+def test_a_cause_is_seldom_denied_where_every_control_is_at_the_margin():
+    assert joint(lambda effects: causal(effects, 1, 1.0), (1.0, 1.0, 1.0), 2000, 10)["contradicted"] <= 0.05
+
+
+def test_a_conjunction_with_one_null_part_is_seldom_supported():
+    found = joint(lambda effects: rules.all_of([rules.difference(e, 1, 0.0) for e in effects]), (4.0, 4.0, 0.0), 2000, 5)
+    assert found["supported"] <= 0.029
+
+
+def test_runs_that_diverge_alike_give_few_false_verdicts():
+    chance, words = np.random.default_rng(0), []
+    for _ in range(600):
+        arms = np.where(chance.random((2, 6)) < 0.2, 10.0, chance.normal(95, 1, (2, 6)))
+        words.append(rules.decide({"claim": rules.ranked(*arms, 1)})["claim"])
+    assert words.count("supported") / 600 <= 0.04 and words.count("contradicted") / 600 <= 0.05
+
+
+@pytest.mark.parametrize("yes_no", [True, False])
+def test_a_share_at_the_stated_one_is_seldom_called_larger(yes_no):
+    chance, words = np.random.default_rng(0), []
+    for _ in range(1500):
+        shares = chance.random(8) < 0.5 if yes_no else chance.normal(0.5, 0.1, 8)
+        words.append(rules.decide({"claim": rules.proportion(shares, 1, 0.5, yes_no)})["claim"])
+    assert words.count("supported") / 1500 <= 0.035
+
+
 def test_a_causal_claim_needs_every_control():
     chance = np.random.default_rng(0)
     cause, vanilla, control = chance.normal(3, 1, 20), chance.normal(0, 1, 20), chance.normal(3, 1, 20)
-    word = lambda *others: rules.decide({"claim": rules.causal([effect(cause, other) for other in others], 1, 1.5)})["claim"]
+    word = lambda *others: rules.decide({"claim": causal([effect(cause, other) for other in others], 1, 1.5)})["claim"]
     assert word(vanilla) == "supported" and word(vanilla, control) == "contradicted"
 
 
@@ -126,7 +170,7 @@ def conditions():
         yield "difference", 0.0, spread, n, step, 0.0, "supported", 0.0 if step else 0.018, 0.029
         yield "difference", 0.0, spread, n, step, 1.0, "supported", 0.0, 0.029
         yield "difference", 1.0, spread, n, step, 1.0, "contradicted", 0.0, 0.05
-        yield "equivalence", 1.0, spread, n, step, 1.0, "supported", 0.0, 0.055
+        yield "equivalence", 1.0, spread, n, step, 1.0, "supported", 0.0, 0.05
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""From rows to verdicts: what decides, what does not, and what must never be mixed."""
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fmm_nb import claims
+from fmm_nb.claims import CLAIMS, planned
+from fmm_nb.comparisons import contrasts, expanded
+from fmm_nb.judgement import cells, equal_loss, evidence, judge
+from fmm_nb.plan import SCALES, nets
+from fmm_nb.results import append_rows, packed
+
+PAGE = "03_multiplication"
+GOOD = {"cnn": 95.0, "am": 97.0, "am_norl": 97.0, "am_nomtp": 95.0, "am_tanh": 96, "am_half": 95.5, "am_static": 95.5, "am_random": 95.0, "am_shuffled": 95.5, "cnn_matched": 95.0}
+
+
+def rows_of(scale="smoke", data="mnist_mini", means=GOOD, **columns):
+    "Rows of planned nets, an arm's accuracy round its mean."
+    chance = np.random.default_rng(0)
+    return pd.DataFrame(
+        [
+            {"key": s.key, "measure_version": 1, "model": s.model, "data": data, "seed": s.seed, "precision": "float32", "diverged_at": np.nan}
+            | {"test_accuracy_percent": means[s.model] + chance.normal(0, 0.02)}
+            | columns
+            for s in nets(PAGE, scale, [data], SCALES[scale].seeds)
+        ]
+    )
+
+
+@pytest.fixture
+def build(tmp_path):
+    def write(rows, scale="smoke"):
+        append_rows(tmp_path / scale / "rows" / f"{PAGE}.csv", rows)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("id", CLAIMS)
+def test_a_claim_has_a_cell_for_every_image_set_and_comparison(id):
+    claim = CLAIMS[id]
+    per_set = {"causal": 1, "exact": 1, "weak": None, "some": None, "conjunction": 0, "untestable": 0}.get(claim.kind, "all")
+    count = len(expanded(claim.comparators)) if per_set is None else len(contrasts(claim.comparators)) if per_set == "all" else per_set
+    nothing = pd.DataFrame({"data": [], "model": [], "seed": []})
+    assert len(cells(claim, nothing)) == count * max(1, len(claim.data)) and not any(cells(claim, nothing))
+
+
+def test_rows_of_the_plan_decide(build):
+    folder = build(rows_of())
+    assert claims.verdict("M14", "smoke", folder) == "supported"
+    assert claims.verdict("M14", build=folder) == "not tested"  # smoke is no evidence
+    shown = claims.table("smoke", folder).set_index("id")
+    assert not shown.evidence.any() and shown.verdict["M15"] == "not tested" and shown.note["M20"] == "2 of 4 parts were run"
+
+
+def test_an_arm_without_all_its_seeds_was_not_run():
+    rows = rows_of()
+    assert set(planned(rows[(rows.seed < 2) | (rows.model != "am")], "smoke", PAGE).model) == set(GOOD) - {"am"}
+
+
+def test_nets_of_another_plan_decide_nothing():
+    assert planned(rows_of().assign(key="0" * 16), "smoke", PAGE).empty
+
+
+def test_a_part_of_a_set_is_no_evidence():
+    assert planned(rows_of(scale="cpu"), "cpu", PAGE).empty
+
+
+def test_versions_and_precisions_are_not_mixed():
+    old, new = rows_of(means=GOOD | {"am": 90.0}), rows_of().assign(measure_version=2)
+    assert (planned(pd.concat([old, new]), "smoke", PAGE).measure_version == 2).all()
+    mixed = rows_of().assign(precision=lambda r: np.where(r.model == "am", "bfloat16", "float32"))
+    with pytest.raises(claims.InputError, match="different precisions"):
+        planned(mixed, "smoke", PAGE)
+
+
+def test_a_hole_in_the_rows_is_no_value():
+    rows = rows_of()
+    rows.loc[rows.index[rows.model == "am"][0], "test_accuracy_percent"] = np.nan
+    assert evidence(CLAIMS["M14"], rows) is None
+
+
+def test_runs_that_diverged_are_equal_to_nothing():
+    rows = rows_of(means=dict.fromkeys(GOOD, 10.0), diverged_at=1.0)
+    words = {id: word for id, (word, _) in judge({PAGE: rows}).items()}
+    assert {words[id] for id in ("M14", "M16", "M18", "M21", "M23")} == {"undecided"} and words["M25"] == "undecided"
+
+
+def test_the_share_of_a_gain_waits_for_the_gain():
+    none = rows_of(means=dict.fromkeys(GOOD, 95.0))
+    claim = replace(CLAIMS["M10"], experiment=PAGE)
+    found = evidence(claim, none)
+    assert found is not None
+    word, judged = judge({"02_importance": none, PAGE: none})["M10"]
+    assert word == "undecided" and "no gain to explain" in judged.note
+
+
+@pytest.mark.parametrize("way", ["[]", "[[NaN, 10.0]]", None])
+def test_ways_that_cannot_be_compared_are_passed_over(way):
+    assert equal_loss(rows_of(way=way), "am", "cnn") is None
+
+
+def test_a_lost_bit_of_an_image_costs_its_part_of_the_interval_only():
+    with_bits = rows_of(test_correct=packed(np.random.default_rng(0).random(500) < 0.95))
+    holes = with_bits.assign(test_correct=[None, *with_bits.test_correct[1:]])
+    assert evidence(CLAIMS["M14"], holes).effect.error <= evidence(CLAIMS["M14"], with_bits).effect.error
+
+
+def test_a_control_that_does_as_well_contradicts_the_cause():
+    same = rows_of(means=GOOD | {"am_half": 97.0, "am_static": 97.0})
+    found = evidence(CLAIMS["M25"], same)
+    assert found.contradict < 0.05 and found.support == 1.0
+
+
+def test_what_a_verdict_depends_on_is_said():
+    rows = rows_of().assign(test_accuracy_percent__best_epoch=lambda r: r.test_accuracy_percent - 5 * (r.model == "am"))
+    assert evidence(CLAIMS["M14"], rows).depends_on == "best epoch"
+
+
+def test_a_claim_is_traced_to_its_nets(build):
+    lines = claims.trace("M20", "smoke", build(rows_of()))
+    assert lines[0] == "M20: undecided, no evidence (scale smoke)" and sum(line.startswith("net ") for line in lines) == 2 * 6
