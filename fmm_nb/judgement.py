@@ -9,7 +9,6 @@ __all__ = ['CLAIMS', 'YES_NO', 'CELLS', 'GAINS', 'Claim', 'read_claims', 'at_los
 # %% ../nbs/lib/17_judgement.ipynb #fa59916d
 import csv
 import json
-import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path

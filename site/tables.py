@@ -47,11 +47,18 @@ def loose_page(path, links):
     return "---\norphan: true\n---\n\n" + links.turn(path.read_text(encoding="utf-8"), path, path.stem.lower())
 
 
+def decided(claims):
+    "Of the table of claims, those that were tested, as id, verdict and statement; the paper has all."
+    head, *body = claims
+    columns = [head.index(name) for name in ("id", "verdict", "statement")]
+    return [[row[c] for c in columns] for row in [head, *body] if row[columns[1]] != "not tested"]
+
+
 def group(folder, title, root, links):
     "What one folder of results holds: claims, figures, rows."
     parts = [f"## {title}\n"]
     if (folder / "claims.csv").exists():
-        parts += ["### Claims\n", table(read(folder / "claims.csv"))]
+        parts += ["### Claims that were tested\n", table(decided(read(folder / "claims.csv")))]
     figures = sorted((folder / "figures").rglob("*.svg"))
     parts += ["### Figures\n"] * bool(figures)
     parts += [f"![{p.stem}]({links.target(p)})\n\n`{p.stem}`\n" for p in figures]
@@ -64,6 +71,6 @@ def results_page(pages, scale, root, links):
     "What was run, and what came out, for the reader's own build and for what is published."
     rows = [["page", "shown here"]]
     text = "# Results\n\n" + table(rows) + "".join(f"| [{p.origin.stem}]({p.name}.ipynb) | {p.note} |\n" for p in pages) + "\n"
-    folders = [(root / "build" / scale, f"Your build (scale {scale})")]
+    folders = [(root / "build" / scale, f"Your build (scale {scale}{': not evidence' if scale == 'smoke' else ''})")]
     folders += [(p, f"Published (scale {p.name})") for p in sorted(Path(root / "data" / "results").glob("*")) if p.is_dir()]
     return text + "\n".join(group(f, title, root, links) for f, title in folders if any(f.rglob("*.csv")))
