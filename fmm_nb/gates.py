@@ -106,6 +106,8 @@ class SEGate(nn.Module):
         self.squash = squash
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.squeeze.in_features:
+            raise InputError(f"this gate takes {self.squeeze.in_features} channels, [N, C, H, W] or [N, C]; got {list(x.shape)}")
         mean = x.flatten(2).mean(2) if x.ndim > 2 else x
         gate = SQUASH[self.squash](self.excite(self.activation(self.squeeze(mean))))
         return gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
