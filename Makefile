@@ -1,5 +1,6 @@
 # make paper   run what is missing and render the HTML edition (SCALE=smoke|cpu|paper, WORKERS=2)
 # make test    check everything
+# make bench   training speed against a plain loop, in one run (nothing else should run meanwhile)
 # make lab     open JupyterLab
 # Both of the first need only Python 3.11 or newer, a package index and this file: they make .venv themselves.
 PY      ?= python3
@@ -10,7 +11,7 @@ PYTHON  := $(VENV)/bin/python
 SHELL   := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: paper test lab venv clean
+.PHONY: paper test bench lab venv clean
 .DEFAULT_GOAL := paper
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -66,6 +67,9 @@ paper: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	@$(PYTHON) tests/run_all.py
+
+bench: $(VENV)/.installed
+	@$(PYTHON) tests/benchmarks/bench.py
 
 lab: $(VENV)/.installed-lab
 	@$(PYTHON) -m jupyterlab --notebook-dir nbs

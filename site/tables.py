@@ -1,6 +1,5 @@
 "The pages of data and results: tables and files to take away."
 import csv
-from pathlib import Path
 
 MOST = 60  # rows of a table that are shown; the file has all
 
@@ -72,5 +71,7 @@ def results_page(pages, scale, root, links):
     rows = [["page", "shown here"]]
     text = "# Results\n\n" + table(rows) + "".join(f"| [{p.origin.stem}]({p.name}.ipynb) | {p.note} |\n" for p in pages) + "\n"
     folders = [(root / "build" / scale, f"Your build (scale {scale}{': not evidence' if scale == 'smoke' else ''})")]
-    folders += [(p, f"Published (scale {p.name})") for p in sorted(Path(root / "data" / "results").glob("*")) if p.is_dir()]
+    kept = [root / "data" / "results" / name for name in ("paper", "cpu", "smoke")]
+    folders += [(p, f"Published (scale {p.name})") for p in kept if p.is_dir()]
+    folders += [(p, "Training speed (make bench)") for p in [root / "data" / "results" / "bench"] if p.is_dir()]
     return text + "\n".join(group(f, title, root, links) for f, title in folders if any(f.rglob("*.csv")))
