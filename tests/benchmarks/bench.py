@@ -3,7 +3,7 @@
 Each contender trains the same net on the same images in processes of its own, as a user would start it; contenders take
 turns, and the order turns too. What counts is images a second of the whole machine: the plain loop has all threads to
 itself, ours as many one-thread workers as there are cores. Both must learn, else the run is void. Writes
-data/results/bench/<machine>.csv, its figure, and prints the ratios.
+data/results/bench/<machine>.csv and prints the ratios.
 """
 import argparse
 import json
