@@ -7,7 +7,7 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from fmm_nb.errors import InputError
-from fmm_nb.statistics import contrast, detectable, effect, equivalent, holm, interaction, power, rank_test, share_interval
+from fmm_nb.statistics import contrast, detectable, effect, equivalent, holm, image_variance, interaction, power, rank_test, share_interval
 
 
 @pytest.fixture(params=range(20))
@@ -59,6 +59,25 @@ def test_an_interaction_covers_the_truth_as_often_as_promised():
         found = interaction(a, b, c, d)
         hits += found.low <= 0.5 <= found.high
     assert 0.94 <= hits / 4000 <= 0.965
+
+
+def simulated_study(chance, spread, seeds=5, images=400):
+    "Two arms that are equally good, and differ by `spread` from image to image; a fresh test set each time."
+    easy, lean = chance.beta(8, 1, images), chance.normal(0, spread, images)
+    return [np.stack([chance.random(images) < np.clip(easy + sign * lean / 2, 0, 1) for _ in range(seeds)]) for sign in (1, -1)]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_both_chances_together_keep_the_promise(spread):
+    "Seeds and test images: neither is left out, and the seeds are not counted twice."
+    chance, both, seeds_alone = np.random.default_rng(0), 0, 0
+    for _ in range(1000):
+        a, b = simulated_study(chance, spread)
+        together = effect(a.mean(1), b.mean(1), extra=image_variance([a, b], [1, -1]))
+        both += together.p < 0.05
+        seeds_alone += effect(a.mean(1), b.mean(1)).p < 0.05
+    assert 0.025 <= both / 1000 <= 0.065
+    assert spread == 0 or seeds_alone / 1000 > 0.08
 
 
 @pytest.mark.parametrize("seed", range(10))
