@@ -205,7 +205,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                              'fmm_nb.plan.experiment_of': ('lib/plan.html#experiment_of', 'fmm_nb/plan.py'),
                              'fmm_nb.plan.image_sets': ('lib/plan.html#image_sets', 'fmm_nb/plan.py'),
                              'fmm_nb.plan.nets': ('lib/plan.html#nets', 'fmm_nb/plan.py'),
-                             'fmm_nb.plan.page': ('lib/plan.html#page', 'fmm_nb/plan.py'),
                              'fmm_nb.plan.scale_of': ('lib/plan.html#scale_of', 'fmm_nb/plan.py'),
                              'fmm_nb.plan.specs': ('lib/plan.html#specs', 'fmm_nb/plan.py')},
             'fmm_nb.readers': { 'fmm_nb.readers.Arrays': ('lib/readers.html#arrays', 'fmm_nb/readers.py'),

@@ -157,12 +157,7 @@ def verdict(
     build: Path | None = None,
 ) -> str:  # supported, contradicted, undecided or not tested
     "The verdict of a claim."
-    claim = claim_of(id)
-    for name in [scale] if scale else [name for name in reversed(SCALES) if SCALES[name].evidence]:
-        word, found = judge(tables_of(name, build))[claim.id]
-        if found:
-            return word
-    return "not tested"
+    return table(scale, build).set_index("id").verdict[claim_of(id).id]
 
 # %% ../nbs/lib/18_claims.ipynb #77377bfc
 def full(

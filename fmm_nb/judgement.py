@@ -26,7 +26,7 @@ from .statistics import Effect, effect
 # %% ../nbs/lib/17_judgement.ipynb #685e97b5
 @dataclass(frozen=True)
 class Claim:
-    "One claim of a source, as written down before any result."
+    "One claim of a source, with what decides it."
 
     id: str  # M1 … M70 of the first source, A1 … A17 of the second
     statement: str
@@ -86,7 +86,7 @@ def equal_loss(rows: pd.DataFrame, a: str, b: str) -> Effect | None:  # None whe
 
 # %% ../nbs/lib/17_judgement.ipynb #28e463bc
 def variant(primary: str, name: str) -> str:
-    "The column of a variant of a measure, its logarithm where that of the measure is asked for."
+    "The column of a variant of a measure; a \"log \" before the measure stays before the variant."
     return f"{primary}__{name}"
 
 
@@ -148,8 +148,8 @@ def _causal(claim: Claim, rows: pd.DataFrame, margin: float) -> Evidence | None:
     pairs = [two_arms(wanted) for wanted in contrasts(claim.comparators)]
     at_epochs = [_difference(claim, rows, {a: 1.0, b: -1.0}, margin) for a, b in pairs]
     accuracy = claim.primary == "test_accuracy_percent"
-    at_loss = [equal_loss(rows, a, b) if accuracy else measured(rows, variant(claim.primary, "equal_loss"), {a: 1.0, b: -1.0}) for a, b in pairs]
-    made = [*at_epochs, *[found and rules.difference(found, claim.direction, margin) for found in at_loss]]
+    at_equal_loss = [equal_loss(rows, a, b) if accuracy else measured(rows, variant(claim.primary, "equal_loss"), {a: 1.0, b: -1.0}) for a, b in pairs]
+    made = [*at_epochs, *[found and rules.difference(found, claim.direction, margin) for found in at_equal_loss]]
     if not any(at_epochs):
         return None
     within = [e.effect.p_within(margin) if e and e.effect.error and not e.note else 1.0 for e in made]

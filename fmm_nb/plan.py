@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'EXPERIMENTS', 'IMAGES_PER_SECOND', 'Scale', 'Experiment', 'scale_of', 'experiment_of', 'image_sets',
-           'specs', 'nets', 'core_seconds', 'page']
+           'specs', 'nets', 'core_seconds']
 
 # %% ../nbs/lib/08_plan.ipynb #7eabaeaa
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .errors import InputError, unknown, whole_number
-from .files import need_repository
 from .sources import find, published_fingerprints
 from .specs import MODELS, Protocol, Spec
 
@@ -152,10 +150,3 @@ IMAGES_PER_SECOND = 1200  # of one core, training and evaluating a toy net on 28
 def core_seconds(nets: list[Spec], images: int = 60000) -> float:
     "An estimate of the time one core takes to train some nets; `images` is the size of a set that is used whole."
     return sum(spec.protocol.epochs * (spec.n_train or images) for spec in nets) / IMAGES_PER_SECOND
-
-# %% ../nbs/lib/08_plan.ipynb #424fd4dd
-def page(
-    name: str,  # an experiment
-) -> Path:
-    "The notebook of an experiment."
-    return need_repository(f"experiment {name}") / "nbs" / "experiments" / f"{experiment_of(name)}.ipynb"
