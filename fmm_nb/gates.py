@@ -37,12 +37,16 @@ class Gated(nn.Module):
             raise unknown("combine", combine, COMBINE)
         self.gate, self.combine, self.held = gate, combine, None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.held is None:
-            product = getattr(self.gate, "product", None) if self.combine == "mul" else None
-            return product(x) if product else COMBINE[self.combine](self.gate(x), x)
-        value = self.gate(x).detach() if self.held == "detached" else self.held
-        return COMBINE[self.combine](value, x)
+    def forward(
+        self,
+        x: Tensor,
+        seen: Tensor | None = None,  # what the gate looks at; None: x
+    ) -> Tensor:
+        product = getattr(self.gate, "product", None)
+        if product and seen is None and self.held is None and self.combine == "mul":
+            return product(x)
+        value = self.held if isinstance(self.held, Tensor) else self.gate(x if seen is None else seen)
+        return COMBINE[self.combine](value.detach() if self.held == "detached" else value, x)
 
     def extra_repr(self) -> str:
         return f"combine={self.combine!r}"
@@ -50,6 +54,8 @@ class Gated(nn.Module):
 # %% ../nbs/lib/10_gates.ipynb #5162828b
 class ReLUGate(nn.Module):
     "1 where x > 0, else 0; the shape of x. Gated by it, x becomes ReLU(x)."
+
+    sees = "element"
 
     def forward(self, x: Tensor) -> Tensor:
         return (x > 0).to(x.dtype)
@@ -61,6 +67,8 @@ class ReLUGate(nn.Module):
 class SwishGate(nn.Module):
     "σ(x), the shape of x. Gated by it, x becomes Swish(x) = SiLU(x)."
 
+    sees = "element"
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
 
@@ -70,6 +78,8 @@ class SwishGate(nn.Module):
 
 class SineGate(nn.Module):
     "sin(ωx)/x, the shape of x, ω at x = 0. Gated by it, x becomes sin(ωx), the activation of SIREN."
+
+    sees = "element"
 
     def __init__(self, omega: float = 30.0):  # SIREN's ω₀ of the first layer
         super().__init__()
@@ -87,6 +97,8 @@ SQUASH = {"sigmoid": torch.sigmoid, "one_plus_tanh": lambda t: 1 + torch.tanh(t)
 
 class SEGate(nn.Module):
     "Gate a channel from the channels' means, [N, C, H, W] → [N, C, 1, 1], vectors [N, C] → [N, C]. Source: Hu et al. 2018."
+
+    sees = "means"
 
     def __init__(
         self,
@@ -116,6 +128,8 @@ class SEGate(nn.Module):
 class ATACGate(nn.Module):
     "Gate an element from its own column of channels, [N, C, H, W] → [N, C, H, W]. Source: attentional activation, Dai et al. 2020."
 
+    sees = "column"
+
     def __init__(
         self,
         channels: int,  # C
@@ -137,6 +151,8 @@ class ATACGate(nn.Module):
 class ConstantGate(nn.Module):
     "The same number everywhere, [1, 1, 1, 1]."
 
+    sees = "nothing"
+
     def __init__(self, value: float = 0.5):
         super().__init__()
         self.value = value
@@ -148,6 +164,8 @@ class ConstantGate(nn.Module):
 class StaticGate(nn.Module):
     "σ of one learned number a channel, [1, C, 1, 1]; 1/2 at the start."
 
+    sees = "nothing"
+
     def __init__(self, channels: int):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(channels))
@@ -158,6 +176,8 @@ class StaticGate(nn.Module):
 
 class RandomGate(nn.Module):
     "σ of one normal draw a channel, made at construction and kept, [1, C, 1, 1]."
+
+    sees = "nothing"
 
     def __init__(self, channels: int):
         super().__init__()
@@ -176,7 +196,7 @@ class ShuffledGate(nn.Module):
         channels: int,  # C
     ):
         super().__init__()
-        self.gate = gate
+        self.gate, self.sees = gate, gate.sees
         self.register_buffer("partner", torch.full((channels, 1, 1), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:

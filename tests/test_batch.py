@@ -169,11 +169,9 @@ def test_listing_and_explaining_do_not_import_torch(line):
 
 
 def test_the_plan_keeps_within_its_shares():
-    from fmm_nb.plan import EXPERIMENTS, SCALES, core_seconds
-    from fmm_nb.specs import Spec
+    from fmm_nb.plan import EXPERIMENTS, SCALES, core_seconds, nets, sizes_of
 
-    for scale, sizes in SCALES.items():
-        for experiment in EXPERIMENTS.values():
-            sets = len(sizes.datasets) + len(sizes.where_found)
-            nets = [Spec(arm, "mnist", sizes.protocol, n_train=sizes.n_train) for arm in experiment.arms] * sizes.seeds * sets
-            assert core_seconds(nets) <= experiment.share.get(scale, float("inf"))
+    for scale in SCALES:
+        for name, experiment in EXPERIMENTS.items():
+            sizes = sizes_of(name, scale)
+            assert core_seconds(nets(name, scale, [*sizes.datasets, *sizes.where_found])) <= experiment.share.get(scale, float("inf"))

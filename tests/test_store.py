@@ -2,15 +2,18 @@
 import errno
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
+from fmm_nb import loop, training
 from fmm_nb.data import load
 from fmm_nb.errors import InputError
 from fmm_nb.specs import Protocol, Spec
-from fmm_nb.store import FailedTraining, Store, train_one, write_net
+from fmm_nb.store import FailedTraining, Store, train_group, write_net
 from fmm_nb.training import train
 
 QUICK = Protocol(epochs=1, batch_size=20)
@@ -98,7 +101,7 @@ def test_failures_fail_alone_and_are_told_at_the_end(tmp_path):
 def test_a_lost_file_is_a_lost_net(store, net, kind):
     (store.root / f"{SPEC.key}.{kind}").unlink()
     assert not store.has(SPEC)
-    assert train_one(store.root, SPEC) is None and store.verify() == []
+    assert train_group(store.root, [SPEC], "cpu") is None and store.verify() == []
 
 
 def test_a_damaged_record_does_not_keep_others_from_being_explained(store):
@@ -109,7 +112,7 @@ def test_a_damaged_record_does_not_keep_others_from_being_explained(store):
 
 def test_who_waits_for_the_lock_finds_the_net_trained(tmp_path, net):
     with FileLock(tmp_path / f"{SPEC.key}.lock"):
-        process = multiprocessing.get_context("spawn").Process(target=train_one, args=(tmp_path, SPEC))
+        process = multiprocessing.get_context("spawn").Process(target=train_group, args=(tmp_path, [SPEC], "cpu"))
         process.start()
         process.join(1)
         assert process.is_alive()
@@ -118,3 +121,32 @@ def test_who_waits_for_the_lock_finds_the_net_trained(tmp_path, net):
     process.join(60)
     assert process.exitcode == 0
     assert json.loads((tmp_path / f"{SPEC.key}.json").read_text()) == written
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, net, monkeypatch):
+    steps = []
+
+    def interrupted(training, draw, step=loop.step):
+        steps.append(training.step)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        step(training, draw)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "CHECKPOINT_SECONDS", 0)
+        patched.setattr(loop, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path).train([SPEC])
+        assert (tmp_path / f"{SPEC.key}.checkpoint").exists() and not Store(tmp_path).has(SPEC)
+        resumed = Store(tmp_path).trained([SPEC])[0]
+    assert steps == [0, 1, 1] and not (tmp_path / f"{SPEC.key}.checkpoint").exists()
+    for name, value in net.weights[1].items():
+        assert torch.equal(resumed.weights[1][name], value)
+
+
+def test_nets_of_one_program_are_trained_together_and_once(tmp_path, monkeypatch):
+    pair = [SPEC, replace(SPEC, seed=1)]
+    calls = []
+    monkeypatch.setattr(training, "train_many", lambda specs, *rest: calls.append(specs) or [train(spec, *rest) for spec in specs])
+    assert train_group(tmp_path, pair, "cpu") is None and train_group(tmp_path, pair, "cpu") is None
+    assert calls == [pair] and all(map(Store(tmp_path).has, pair))
