@@ -1,0 +1,151 @@
+"""FullGrad on nets written against all expectations: the terms add up, and nothing is left behind."""
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules import module as modules
+
+from fmm_nb import fullgrad
+from fmm_nb.errors import InputError
+from fmm_nb.fullgrad import fullgrad_terms
+from fmm_nb.models import ToyNet
+from fmm_nb.saliency import FullGrad, SmoothFullGrad, channel_importance
+from fmm_nb.vision import prepare_torchvision
+
+
+class Odd(nn.Module):
+    "Layers registered out of order, one convolution used twice, a functional one, steps in place, BatchNorm without affine."
+
+    def __init__(self):
+        super().__init__()
+        self.classifier, self.second, self.first = nn.Linear(8 * 49, 10), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(1, 8, 3, padding=1)
+        self.norm, self.relu = nn.BatchNorm2d(8, affine=False), nn.ReLU(inplace=True)
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 8, 3, 3) / 9), nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.first(x)))
+        x = F.max_pool2d(self.relu(self.second(self.second(x))), 2)
+        y = F.silu(F.relu_(F.conv2d(x, self.weight, self.bias, padding=1)))
+        x = x * torch.sigmoid(y.mean((2, 3), keepdim=True))
+        x += y
+        return self.classifier(F.max_pool2d(x, 2).flatten(1))
+
+
+class Attending(nn.Module):
+    "Two images of a product of matrices, a softmax and a LayerNorm."
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm, self.head = nn.MultiheadAttention(28, 2, batch_first=True), nn.LayerNorm(28), nn.Linear(28, 10)
+
+    def forward(self, x):
+        x = x[:, 0]
+        return self.head(F.gelu(self.norm(x + self.inner(x, x, x, need_weights=False)[0])).mean(1))
+
+
+def torchvision_net(name):
+    prepare_torchvision()
+    import torchvision
+
+    return getattr(torchvision.models, name)(num_classes=10)
+
+
+def drawn(make):
+    "A net with statistics of its own, in double precision."
+    torch.manual_seed(0)
+    net = make().double()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 1.5)
+    return net
+
+
+NETS = {
+    "odd": (Odd, 1, 28),
+    "attention": (Attending, 1, 28),
+    "atac": (lambda: ToyNet(activation="atac", batch_norm=True), 1, 28),
+    "swish": (lambda: ToyNet(activation="swish", gate="se", combine="add"), 1, 28),
+    "resnet18": (lambda: torchvision_net("resnet18"), 3, 32),
+    "vgg11_bn": (lambda: torchvision_net("vgg11_bn"), 3, 32),
+    "mobilenet_v3_small": (lambda: torchvision_net("mobilenet_v3_small"), 3, 64),
+}
+
+
+def leftover(terms):
+    size = terms.input.abs() + sum(term.abs() for term in terms.terms.values())
+    return float((terms.residual.abs() / size).max())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_terms_add_up(name):
+    make, channels, size = NETS[name]
+    x = torch.randn(2, channels, size, size, dtype=torch.double)
+    for gate in ("full", "half"):
+        assert leftover(fullgrad_terms(drawn(make), x, gate=gate)) < 1e-10
+
+
+@pytest.mark.parametrize("left_out", ["sigmoid", "mul", "batch_norm", "silu"])
+def test_a_term_that_is_left_out_is_missed(left_out):
+    real = fullgrad.decomposed
+
+    def lacking(*given):
+        output, target, gradient, calls = real(*given)
+        kept = [call for call in calls if not call.name.endswith(left_out)]
+        assert len(kept) < len(calls)
+        return output, target, gradient, kept
+
+    with mock.patch.object(fullgrad, "decomposed", lacking):
+        assert leftover(fullgrad_terms(drawn(Odd), torch.randn(2, 1, 28, 28, dtype=torch.double))) > 1e-4
+
+
+def test_the_short_tables_say_what_the_general_rule_says():
+    x, net = torch.randn(3, 1, 28, 28, dtype=torch.double), drawn(Odd)
+    quick = fullgrad_terms(net, x)
+    with mock.patch.multiple(fullgrad, HOMOGENEOUS=set(), AFFINE=set()):
+        general = fullgrad_terms(net, x)
+    for name, term in quick.terms.items():
+        torch.testing.assert_close(general.terms[name], term)
+    rest = [term.abs().max() for name, term in general.terms.items() if name not in quick.terms]
+    assert max(rest, default=0) < 1e-12
+
+
+def test_an_image_has_its_terms_whoever_stands_beside_it():
+    x, net = torch.randn(4, 1, 28, 28, dtype=torch.double), drawn(Odd)
+    together, alone = fullgrad_terms(net, x), fullgrad_terms(net, x[2:3])
+    for name, term in alone.terms.items():
+        torch.testing.assert_close(together.terms[name][2:3], term)
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("use", [fullgrad_terms, lambda net, x: FullGrad(net).attribute(x), lambda net, x: SmoothFullGrad(net).attribute(x, samples=2), channel_importance])
+def test_nothing_is_left_behind_also_after_an_error(use):
+    net, x = nn.Sequential(ToyNet(gate="se"), nn.Identity()).train(), torch.rand(2, 1, 28, 28)
+    net[0].classifier.bias.requires_grad_(False)
+    state = torch.get_rng_state()
+    before = [(p.requires_grad, p.grad) for p in net.parameters()]
+    use(net, x)
+    net[1] = Broken()
+    with pytest.raises(ValueError, match="no"):
+        use(net, x)
+    assert all(part.training for part in net.modules()) and not x.requires_grad
+    assert before == [(p.requires_grad, p.grad) for p in net.parameters()]
+    assert not any(part._forward_hooks or part._forward_pre_hooks or getattr(part, "held", None) for part in net.modules())
+    assert not modules._global_forward_hooks and not modules._global_forward_pre_hooks
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("target", [10, -1, torch.tensor([0.5, 1.0]), [1, 12]])
+def test_a_class_that_does_not_exist_is_refused(target):
+    with pytest.raises(InputError, match="from 0 to 9"):
+        fullgrad_terms(ToyNet(), torch.rand(2, 1, 28, 28), target)
+
+
+def test_float32_is_complete_up_to_its_rounding():
+    assert leftover(fullgrad_terms(ToyNet(gate="se"), torch.rand(8, 1, 28, 28))) < 1e-4
