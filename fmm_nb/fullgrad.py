@@ -33,7 +33,7 @@ class Call:
     edge: object  # where the output stands in the graph
     gradient: Tensor | None = None  # ∂f/∂y, the shape of the output
 
-
+# %% ../nbs/lib/19_fullgrad.ipynb #e2030dc0
 class _Calls(TorchFunctionMode):
     "Records each call of a forward pass that has an implicit bias."
 
@@ -83,7 +83,7 @@ def _follows(value) -> bool:
     "Whether a value is a tensor that descends from the image."
     return isinstance(value, Tensor) and value.requires_grad
 
-
+# %% ../nbs/lib/19_fullgrad.ipynb #f423dae7
 def _numbers(output) -> list[Tensor]:
     "The tensors of real numbers among what a call gives."
     return [value for value in _flat(output) if isinstance(value, Tensor) and value.is_floating_point()]

@@ -7,6 +7,7 @@ __all__ = ['GATES', 'INITIALISATIONS', 'toy_gate', 'Block', 'PoolWithMeans', 'To
            'count_parameters', 'count_macs', 'matched_widths', 'list_models', 'create_model']
 
 # %% ../nbs/lib/11_models.ipynb #0df75d0f
+from functools import reduce
 from itertools import product
 
 import torch
@@ -27,7 +28,7 @@ def toy_gate(
     channels: int,  # C
     combine: str = "mul",  # or "add"
     shuffled: bool = False,  # the gate of another image
-    **se,  # reduction, min_hidden, relu, squash of `SEGate`
+    **se,  # reduction, min_hidden, relu, squash of `SEGate`, for no other gate
 ) -> nn.Module:  # [N, C, H, W] → [N, C, H, W]
     "The gated unit that stands after (or before) an activation of `ToyNet`."
     make = {"se": lambda: SEGate(channels, **se), "constant": ConstantGate, "static": lambda: StaticGate(channels), "random": lambda: RandomGate(channels)}
@@ -120,26 +121,20 @@ class ToyNet(nn.Module):
         initialisation: str = "torch",  # of convolutions and linear layers: "torch" (its default), "he" or "xavier"
     ):
         super().__init__()
-        _check_sizes(widths=widths, kernel_size=kernel_size, padding=padding, flags={"bias": bias, "batch_norm": batch_norm, "gate_first": gate_first})
+        _check_sizes(widths, kernel_size, padding, {"bias": bias, "batch_norm": batch_norm, "gate_first": gate_first})
         convs = [nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip((in_channels, *widths), widths)]
-        size = feature_size(image_size, kernel_size, padding, blocks=len(widths))
-        classifier = nn.Linear(widths[-1] * size**2, num_classes)
-        initialise([*convs, classifier], initialisation)
-        se = {"reduction": reduction, "min_hidden": min_hidden, "relu": squeeze_relu, "squash": squash} if gate == "se" else {}
-        gates = [toy_gate(gate, o, combine, shuffled, **se) for o in widths]
-        units = [unit(activation, o) for o in widths]
-        blocks = [Block(c, u, g, batch_norm, gate_first) for c, u, g in zip(convs, units, gates)]
-        initialise([*units, *gates], initialisation)
-        self.features, self.classifier = nn.Sequential(*blocks), classifier
+        features = widths[-1] * feature_size(image_size, kernel_size, padding, len(widths)) ** 2
+        *convs, classifier = initialise([*convs, nn.Linear(features, num_classes)], initialisation)
+        gates = [toy_gate(gate, o, combine, shuffled, reduction=reduction, min_hidden=min_hidden, relu=squeeze_relu, squash=squash) for o in widths]
+        units = initialise([unit(activation, o) for o in widths], initialisation)
+        parts = zip(convs, units, initialise(gates, initialisation))
+        self.features, self.classifier = nn.Sequential(*[Block(*part, batch_norm, gate_first) for part in parts]), classifier
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
 
-    def quick(self, x: Tensor) -> Tensor:
-        "As `forward`, by the quick form of each block; for training, which is where the time goes."
-        for block in self.features:
-            x = block.quick(x)
-        return self.classifier(x.flatten(1))
+    def quick(self, x: Tensor) -> Tensor:  # as `forward`, by the quick form of each block; for training
+        return self.classifier(reduce(lambda x, block: block.quick(x), self.features, x).flatten(1))
 
 # %% ../nbs/lib/11_models.ipynb #1a65e61e
 def _check_sizes(widths: tuple, kernel_size: int, padding: int, flags: dict) -> None:
@@ -168,17 +163,16 @@ def feature_size(image_size: int, kernel_size: int, padding: int, blocks: int = 
 INITIALISATIONS = {"torch": None, "he": nn.init.kaiming_normal_, "xavier": nn.init.xavier_uniform_}
 
 
-def initialise(parts: list[nn.Module], name: str) -> None:
-    "Draw the weights of all convolutions and linear layers of some modules anew, in order, biases zero; \"torch\" changes nothing."
+def initialise(parts: list[nn.Module], name: str) -> list[nn.Module]:
+    "The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero; \"torch\" changes nothing."
     if name not in INITIALISATIONS:
         raise unknown("initialisation", name, INITIALISATIONS)
-    if name == "torch":
-        return
-    for module in nn.ModuleList(parts).modules():
+    for module in nn.ModuleList(parts).modules() if name != "torch" else []:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             INITIALISATIONS[name](module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    return parts
 
 # %% ../nbs/lib/11_models.ipynb #280b22aa
 def count_parameters(model: nn.Module) -> int:

@@ -69,7 +69,7 @@ class Experiment:
     variants: tuple[dict, ...] = ({},)  # changes of the protocol, each with all arms
     sizes: dict[str, dict] = field(default_factory=dict)  # what differs from the `Scale`, by its name
 
-
+# %% ../nbs/lib/08_plan.ipynb #ba3c2556
 RATES = (0.01, 0.03, 0.1, 0.3)  # the grid on which every arm's learning rate is chosen
 SHORT = Protocol(epochs=4, batch_size=100, learning_rate=0.03)
 

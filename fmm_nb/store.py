@@ -118,7 +118,7 @@ def train_group(
             part.write_text(f"{specs[0]}\n\n{traceback.format_exc()}", encoding="utf-8")
         return f"{type(error).__name__}: {error}; the traceback is in {failed}"
 
-
+# %% ../nbs/lib/18_store.ipynb #0287cf92
 def _train_missing(folder: Path, specs: list[Spec], device: str) -> None:
     "Train and write nets whose locks are held: one from its checkpoint on, several together."
     from fmm_nb.training import train, train_many
