@@ -29,9 +29,10 @@ def tables_of(
     scale: str,
     build: Path | None = None,  # None: build/
 ) -> dict[str, pd.DataFrame]:  # experiment → rows; only of those that have some
-    "The rows of all experiments at a scale."
+    "The rows of the experiments that decide claims, at a scale."
     folders = [data_folder() / "results" / scale / "rows", (build or build_folder()) / scale / "rows"]
-    tables = {name: planned(known_rows(*[folder / f"{name}.csv" for folder in folders]), scale, name) for name in EXPERIMENTS}
+    deciding = {claim.experiment for claim in CLAIMS.values()}
+    tables = {name: planned(known_rows(*[folder / f"{name}.csv" for folder in folders]), scale, name) for name in EXPERIMENTS if name in deciding}
     return {name: rows for name, rows in tables.items() if len(rows)}
 
 

@@ -130,7 +130,7 @@ def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) ->
     "The part of the variance that the test images have, in squared percent, where all rows have their bits."
     if column != "test_accuracy_percent" or "test_correct" not in rows:
         return None
-    texts = {arm: arm_rows(rows, arm).test_correct for arm in wanted if arm}
+    texts = {arm: arm_rows(rows, arm).drop_duplicates("seed").test_correct for arm in wanted if arm}
     if any(text.isna().any() for text in texts.values()) or len({t.split(":")[0] for text in texts.values() for t in text}) != 1:
         return None
     arms = [np.stack([unpacked(t) for t in text]) for text in texts.values()]

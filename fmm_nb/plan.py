@@ -25,6 +25,7 @@ class Scale:
     seeds: int  # trained nets an arm and image set
     n_train: int | None  # training images, None: all
     protocol: Protocol  # how the toy nets are trained
+    test_images: int | None  # that measures other than accuracy look at, the first ones; None: all
     learning_rates: dict[str, float] = field(default_factory=dict)  # of single arms, in place of the protocol's
 
 # %% ../nbs/lib/08_plan.ipynb #ef447168
@@ -37,6 +38,7 @@ SCALES = {
         seeds=3,
         n_train=1500,
         protocol=Protocol(epochs=3, batch_size=30, learning_rate=0.02, snapshots=(1,)),
+        test_images=50,
     ),
     "cpu": Scale(
         title="cpu: hours on two cores",
@@ -46,6 +48,7 @@ SCALES = {
         seeds=6,  # with five, ranks cannot decide a family as large as Table I's
         n_train=5000,
         protocol=Protocol(epochs=8, batch_size=100, snapshots=(1, 2, 4)),
+        test_images=1000,
     ),
     "paper": Scale(
         title="paper: the sources' own protocol",
@@ -55,6 +58,7 @@ SCALES = {
         seeds=10,
         n_train=None,
         protocol=Protocol(snapshots=(5, 10, 20, 50, 100)),
+        test_images=None,
     ),
 }
 
@@ -74,6 +78,11 @@ RATES = (0.01, 0.03, 0.1, 0.3)  # the grid on which every arm's learning rate is
 SHORT = Protocol(epochs=4, batch_size=100, learning_rate=0.03)
 
 EXPERIMENTS = {
+    "02_importance": Experiment(
+        title="Do attention weights say what matters? Figure 2 with nulls",
+        arms=("cnn", "am", "am_static"),
+        share={"smoke": 80, "cpu": 0.5 * 3600},
+    ),
     "03_multiplication": Experiment(
         title="Is it the multiplication? Table I with controls",
         arms=tuple(MODELS),

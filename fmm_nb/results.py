@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from .errors import InputError, unknown
 from .files import build_folder, data_folder, writable_folder, written
-from .plan import EXPERIMENTS, scale_of, specs
+from .plan import EXPERIMENTS, scale_of, sizes_of, specs
 from .specs import Spec
 from .sources import reason
 from .store import Store
@@ -124,7 +124,7 @@ def one_precision(table: pd.DataFrame) -> pd.DataFrame:
         if group.precision.nunique() > 1:
             arms = group.groupby("precision").model.unique()
             text = "; ".join(f"{precision}: {', '.join(models)}" for precision, models in arms.items())
-            raise InputError(f"the nets on {data} were trained in different precisions ({text}): train them in one")
+            raise InputError(f"the nets on {data} were trained in different precisions ({text}): delete those of one from the store, and their rows, or name a precision in the protocol")
     return table
 
 # %% ../nbs/lib/24_results.ipynb #525cbe49
@@ -191,6 +191,15 @@ class Study:
     def rows(self, measure: Callable) -> pd.DataFrame:
         "The rows of the experiment's nets, see `rows`; what is missing is trained on all cores."
         return rows(self.name, self.nets, measure, self.scale, self.store, self.out, workers=cores())
+
+    def trained(self, nets: list[Spec]) -> list:
+        "Some of the experiment's nets, trained now if they are not there."
+        return Store(self.store).trained(nets, cores())
+
+    @property
+    def test_images(self) -> int | None:
+        "How many test images a measure looks at, the first ones; None: all."
+        return sizes_of(self.name, self.scale).test_images
 
     def banner(self) -> str:
         "What was run, in one line of markdown."

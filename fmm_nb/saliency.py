@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['POSTPROCESSING', 'IMPORTANCES', 'official_map', 'signed_map', 'FullGrad', 'SmoothFullGrad', 'noisy_copies',
-           'attention_gates', 'attention_weights', 'channel_importance', 'fullgrad_terms']
+           'attention_gates', 'attention_weights', 'channel_importance', 'channels_removed', 'fullgrad_terms']
 
 # %% ../nbs/lib/20_saliency.ipynb #55924b1a
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -182,32 +183,41 @@ def _gate_gradient(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str,
     return {name: parts["g"][1].flatten(2).sum(2) for name, parts in _caught(model, x, gates, target).items()}
 
 # %% ../nbs/lib/20_saliency.ipynb #b0b3c301
+@contextmanager
+def channels_removed(
+    model: nn.Module,
+    removed: dict[str, Tensor],  # by gate: bool [N, C], or [1, C] for all images alike
+):
+    "Within the block some channels are zero where their gate takes them."
+
+    def drop(mask):
+        return lambda module, inputs: (inputs[0].masked_fill(mask[:, :, None, None], 0), *inputs[1:])
+
+    gates = gates_of(model)
+    hooks = [gates[name].register_forward_pre_hook(drop(mask)) for name, mask in removed.items()]
+    try:
+        yield model
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+# %% ../nbs/lib/20_saliency.ipynb #694149c0
 def _ablation(recompute: bool) -> Callable:
     "What the target's logit loses without each channel, with gates held or computed anew."
 
+    def without(model, x, target, removed):
+        with channels_removed(model, removed):
+            return model(x).gather(1, target[:, None])[:, 0]
+
     def measured(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
-        logit = lambda: model(x).gather(1, target[:, None])[:, 0]
-        channels = {name: values.shape[1] for name, values in attention_weights(model, x).items()}
+        each = {name: torch.eye(values.shape[1], dtype=torch.bool, device=x.device) for name, values in attention_weights(model, x[:1]).items()}
         with torch.no_grad():
             held = {} if recompute else {name: value for name, value in read_gates(model, x).items() if name in gates}
             with frozen_gates(model, held):
-                whole = logit()
-                return {name: torch.stack([whole - _without(gates[name], channel, logit) for channel in range(channels[name])], 1) for name in gates}
+                whole = without(model, x, target, {})
+                return {name: torch.stack([whole - without(model, x, target, {name: one[None]}) for one in each[name]], 1) for name in gates}
 
     return measured
-
-
-def _without(gated: Gated, channel: int, logit: Callable) -> Tensor:
-    "The logit with one channel of a gate's input at zero."
-
-    def drop(module, inputs):
-        return (inputs[0].index_fill(1, torch.tensor(channel, device=inputs[0].device), 0), *inputs[1:])
-
-    hook = gated.register_forward_pre_hook(drop)
-    try:
-        return logit()
-    finally:
-        hook.remove()
 
 # %% ../nbs/lib/20_saliency.ipynb #42e6fa72
 def _smooth(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
