@@ -70,7 +70,7 @@ def evaluate(
     x: Tensor,  # uint8 [N, C, H, W]
     y: Tensor,  # int64 [N]
     mean_std: tuple[Tensor, Tensor],
-    batch_size: int = 500,
+    batch_size: int = 200,
 ) -> tuple[float, Tensor]:  # mean cross-entropy, and bool [N]: decided correctly
     "Loss and correct decisions of a net in evaluation mode; the net's mode is left as it was."
     dtype = next(model.parameters()).dtype

@@ -187,19 +187,11 @@ class Study:
     nets: list[Spec]
     store: Path
     out: Path
+    test_images: int | None = None  # that measures look at, the first ones; None: all
 
     def rows(self, measure: Callable) -> pd.DataFrame:
         "The rows of the experiment's nets, see `rows`; what is missing is trained on all cores."
         return rows(self.name, self.nets, measure, self.scale, self.store, self.out, workers=cores())
-
-    def trained(self, nets: list[Spec]) -> list:
-        "Some of the experiment's nets, trained now if they are not there."
-        return Store(self.store).trained(nets, cores())
-
-    @property
-    def test_images(self) -> int | None:
-        "How many test images a measure looks at, the first ones; None: all."
-        return sizes_of(self.name, self.scale).test_images
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
@@ -244,10 +236,10 @@ def study(
         if type(value) is not PARAMETERS[parameter]:
             raise InputError(f"parameter {parameter} must be {PARAMETERS[parameter].__name__}, got {value!r}")
     _studied.add(name)
-    scale, build = given["scale"], build_folder()
-    scale_of(scale)
-    nets = specs(name, scale, given["datasets"], given["seeds"]) if name in EXPERIMENTS else []
-    return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale))
+    scale, build, known = given["scale"], build_folder(), name in EXPERIMENTS
+    nets = specs(name, scale, given["datasets"], given["seeds"]) if known else []
+    sizes = sizes_of(name, scale) if known else scale_of(scale)
+    return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale), sizes.test_images)
 
 
 def _is_parameter(name: str, value) -> bool:

@@ -90,7 +90,7 @@ def read_net(
     return Trained(from_dict(record["spec"]), history, record["diverged_at"], test_correct, weights, record["shape"], rest)
 
 # %% ../nbs/lib/18_store.ipynb #e8655309
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _images(name: str):
     "An image set, kept for the next net of the same worker."
     from fmm_nb.data import load
