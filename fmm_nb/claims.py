@@ -43,6 +43,8 @@ def planned(
 ) -> pd.DataFrame:
     "The rows that decide: of planned nets, of the latest version of the measure, of arms with all their seeds, of one precision."
     rows = rows[rows.measure_version == rows.measure_version.max()]
+    if not EXPERIMENTS[name].arms:  # nets as they are drawn: nothing was trained
+        return rows
     sets = {whole_set(data): data for data in sorted(rows.data.dropna().unique(), key=lambda data: data == whole_set(data))}  # the whole wins
     sets = [data for data in sets.values() if not (SCALES[scale].evidence and data in PARTS)]
     complete = [rows[rows.key.isin(keys)] for data in sets for keys in _arms(name, scale, data) if keys <= set(rows.key)]

@@ -162,7 +162,7 @@ class ConstantGate(nn.Module):
 
 
 class StaticGate(nn.Module):
-    "σ of one learned number a channel, [1, C, 1, 1]; 1/2 at the start."
+    "σ of one learned number a channel, [1, C, 1, 1], for vectors [1, C]; 1/2 at the start."
 
     sees = "nothing"
 
@@ -171,11 +171,11 @@ class StaticGate(nn.Module):
         self.logits = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.logits)[None, :, None, None]
+        return torch.sigmoid(self.logits).reshape(1, -1, *[1] * (x.ndim - 2))
 
 
 class RandomGate(nn.Module):
-    "σ of one normal draw a channel, made at construction and kept, [1, C, 1, 1]."
+    "σ of one normal draw a channel, made at construction and kept, [1, C, 1, 1], for vectors [1, C]."
 
     sees = "nothing"
 
@@ -184,7 +184,7 @@ class RandomGate(nn.Module):
         self.register_buffer("value", torch.sigmoid(torch.randn(channels)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.value.to(x.dtype)[None, :, None, None]
+        return self.value.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
 
 # %% ../nbs/lib/10_gates.ipynb #fb3e7577
 class ShuffledGate(nn.Module):

@@ -78,6 +78,12 @@ RATES = (0.01, 0.03, 0.1, 0.3)  # the grid on which every arm's learning rate is
 SHORT = Protocol(epochs=4, batch_size=100, learning_rate=0.03)
 
 EXPERIMENTS = {
+    "01_random_curves": Experiment(
+        title="Is the curve of a random gated net smoother? Figure 1 as a statistic",
+        arms=(),  # nets as they are drawn
+        share={"smoke": 40, "cpu": 0.1 * 3600},
+        sizes={scale: {"datasets": (), "where_found": ()} for scale in SCALES} | {"cpu": {"datasets": (), "where_found": (), "seeds": 10}},
+    ),
     "02_importance": Experiment(
         title="Do attention weights say what matters? Figure 2 with nulls",
         arms=("cnn", "am", "am_static"),
