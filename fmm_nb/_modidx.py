@@ -369,6 +369,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                  'fmm_nb.saliency.SmoothFullGrad.with_error': ( 'lib/saliency.html#smoothfullgrad.with_error',
                                                                                 'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._ablation': ('lib/saliency.html#_ablation', 'fmm_nb/saliency.py'),
+                                 'fmm_nb.saliency._bias_gradient': ('lib/saliency.html#_bias_gradient', 'fmm_nb/saliency.py'),
+                                 'fmm_nb.saliency._by_captum': ('lib/saliency.html#_by_captum', 'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._caught': ('lib/saliency.html#_caught', 'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._gate_gradient': ('lib/saliency.html#_gate_gradient', 'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._product': ('lib/saliency.html#_product', 'fmm_nb/saliency.py'),

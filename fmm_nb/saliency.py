@@ -225,12 +225,41 @@ def _smooth(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]
     draws = [_gate_gradient(model, noisy, target, gates) for noisy in noisy_copies(x, 25, 0.15, seed=0)]
     return {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in gates}
 
+# %% ../nbs/lib/20_saliency.ipynb #e8ab8fd7
+def _bias_gradient(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
+    "Gradient times bias of the layer before each gate, summed over space."
+    _, _, _, calls = decomposed(model, x, target, "full")
+    found = {}
+    for name in gates:
+        own = next((place for place, call in enumerate(calls) if call.name.startswith(f"{name}.")), len(calls))
+        maps = [call for call in calls[:own] if call.kind == "bias" and call.gradient.ndim == 4]
+        if not maps:
+            raise InputError(f"no layer with a bias stands before {name}: take another method")
+        found[name] = (maps[-1].bias * maps[-1].gradient).flatten(2).sum(2)
+    return found
+
+
+def _by_captum(attribute: str) -> Callable:
+    "An attribution of captum's to the gate's output, summed over space."
+
+    def measured(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
+        from captum import attr
+
+        black = x.amin().expand_as(x)
+        given = {"n_steps": 32, "internal_batch_size": max(len(x), 100)}
+        return {name: getattr(attr, attribute)(model, gated).attribute(x, black, target, **given).detach().flatten(2).sum(2) for name, gated in gates.items()}
+
+    return measured
+
 
 IMPORTANCES = {
     "gate_grad": _gate_gradient,
     "smooth_gate_grad": _smooth,
     "gxa_out": _product("y"),
     "gxa_in": _product("h"),
+    "bias_grad": _bias_gradient,
     "ablation": _ablation(recompute=False),
     "ablation_recomputed": _ablation(recompute=True),
+    "integrated_gradients": _by_captum("LayerIntegratedGradients"),
+    "conductance": _by_captum("LayerConductance"),
 }
