@@ -326,7 +326,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.results.Study.answers': ('lib/results.html#study.answers', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.banner': ('lib/results.html#study.banner', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.caution': ('lib/results.html#study.caution', 'fmm_nb/results.py'),
-                                'fmm_nb.results.Study.drawn_rows': ('lib/results.html#study.drawn_rows', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.rows': ('lib/results.html#study.rows', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.write': ('lib/results.html#study.write', 'fmm_nb/results.py'),
                                 'fmm_nb.results._is_parameter': ('lib/results.html#_is_parameter', 'fmm_nb/results.py'),

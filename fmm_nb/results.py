@@ -111,7 +111,7 @@ def _measured(trained, measure: Callable, version: int) -> list[dict]:
     results = [result] if isinstance(result, dict) else result
     return [{"key": trained.spec.key, "measure_version": version} | provenance(trained) | row for row in results]
 
-
+# %% ../nbs/lib/24_results.ipynb #582bc4f5
 def kept(
     name: str,  # of the table
     wanted: dict,  # what to measure, by key
@@ -224,10 +224,6 @@ class Study:
     def rows(self, measure: Callable) -> pd.DataFrame:
         "The rows of the experiment's nets, see `rows`; what is missing is trained on all cores."
         return rows(self.name, self.nets, measure, self.scale, self.store, self.out, workers=cores())
-
-    def drawn_rows(self, cases: list[dict], measure: Callable[[dict], dict]) -> pd.DataFrame:
-        "The rows of nets that nobody trains, see `drawn_rows`."
-        return drawn_rows(self.name, cases, measure, self.scale, self.out)
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
