@@ -74,7 +74,7 @@ class Experiment:
     sizes: dict[str, dict] = field(default_factory=dict)  # what differs from the `Scale`, by its name
 
 # %% ../nbs/lib/08_plan.ipynb #ba3c2556
-RATES = (0.01, 0.03, 0.1, 0.3)  # the grid on which every arm's learning rate is chosen
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)  # the grid on which every arm's learning rate is chosen
 SHORT = Protocol(epochs=4, batch_size=100, learning_rate=0.03)  # with which precisions are compared
 NOTHING = {"datasets": (), "where_found": ()}  # no image set is needed
 
@@ -99,7 +99,7 @@ EXPERIMENTS = {
     "09_recipes": Experiment(
         title="Which learning rate suits each arm, and how many epochs? On validation images",
         arms=tuple(MODELS),
-        share={"smoke": 40, "cpu": 1.2 * 3600},
+        share={"smoke": 60, "cpu": 1.2 * 3600},
         variants=tuple({"learning_rate": rate, "validation": 0.2} for rate in RATES),
         sizes={
             "smoke": {"datasets": ("mnist_mini",), "seeds": 1, "n_train": 300, "protocol": Protocol(epochs=2, batch_size=30, snapshots=(1,))},
