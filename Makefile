@@ -70,6 +70,7 @@ test: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	@$(PYTHON) tests/benchmarks/bench.py
+	@$(PYTHON) tests/benchmarks/measures.py
 
 lab: $(VENV)/.installed-lab
 	@$(PYTHON) -m jupyterlab --notebook-dir nbs

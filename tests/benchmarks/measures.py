@@ -1,0 +1,115 @@
+"""Our measures against the plain way to take them, and against their floor of bare passes, in one run.     make bench
+
+One process, one thread; contenders take turns. Every pair is first checked to say the same. Writes
+data/results/bench/<machine>-measures.csv and prints the ratios of medians.
+"""
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bench import ROOT, machine
+
+ROUNDS = 5
+
+
+def hook_by_hook(net, x):
+    "FullGrad as it was published: hooks on every layer with a bias, and every channel resized."
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    outputs, hooks = [], []
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            hooks.append(layer.register_forward_hook(lambda layer, inputs, output: outputs.append((layer.bias, output))))
+    image = x.clone().requires_grad_()
+    logits = net(image)
+    for hook in hooks:
+        hook.remove()
+    gradients = torch.autograd.grad(logits.amax(1).sum(), [image, *[output for _, output in outputs]])
+
+    def processed(term):
+        term = term.abs()
+        term = term - term.amin((1, 2, 3), keepdim=True)
+        return F.interpolate(term / (term.amax((1, 2, 3), keepdim=True) + 1e-6), x.shape[2:], mode="bilinear", align_corners=True).sum(1, keepdim=True)
+
+    return (processed(gradients[0] * x) + sum(processed(g * bias[:, None, None]) for (bias, _), g in zip(outputs, gradients[1:]))).detach()
+
+
+def cases():
+    "name → (ours, theirs, how far they may lie apart); floors compare time alone."
+    import numpy as np
+    import torch
+    from scipy import stats
+    from torch.func import jacrev, vmap
+
+    from fmm_nb.agreement import kendall_tau
+    from fmm_nb.fullgrad import fullgrad_terms
+    from fmm_nb.models import create_model
+    from fmm_nb.saliency import FullGrad, channel_importance
+    from fmm_nb.sensitivity import jacobian_norm, output_sensitivity
+    from fmm_nb.trajectories import Paths, curves, ellipse_weights
+
+    torch.manual_seed(0)
+    net, x = create_model("cnn").eval(), torch.randn(200, 1, 28, 28)
+    am, few = create_model("am").eval(), torch.randn(100, 1, 28, 28)
+    scores = np.round(np.random.default_rng(0).random((2, 2000, 64)), 2)
+    ways = Paths(ellipse_weights(256), torch.randn(8, 3, 1, 28, 28))
+    points = torch.cat([ways[slice(start, start + 50)] for start in range(0, 2048, 50)])
+
+    def forwards(images, times):
+        with torch.no_grad():
+            for _ in range(times):
+                for part in images.split(50):
+                    net(part)
+
+    def by_captum():
+        from captum.attr import LayerFeatureAblation
+
+        gate, mask = am.features[2].gate, torch.arange(64)[None, :, None, None].expand(1, 64, 7, 7)
+        return LayerFeatureAblation(am, gate).attribute(few, target=0, layer_baselines=0, layer_mask=mask, perturbations_per_eval=1)[:, :, 0, 0].abs()
+
+    return {
+        "FullGrad map, against hook by hook": (lambda: FullGrad(net).attribute(x), lambda: hook_by_hook(net, x), 1e-4),
+        "Kendall 2000 × 64, against scipy's loop": (lambda: kendall_tau(*scores), lambda: [stats.kendalltau(a, b).statistic for a, b in zip(*scores)], 1e-12),
+        "Jacobian norm, against vmap(jacrev)": (lambda: jacobian_norm(net, few), lambda: vmap(jacrev(lambda image: net(image[None])[0]))(few).flatten(1).norm(dim=1).detach(), 1e-4),
+        "Jacobian norm, against its floor of 11 forwards": (lambda: jacobian_norm(net, few), lambda: forwards(few, 11), None),
+        "ablation of all 160 channels, against captum's of 64": (lambda: channel_importance(am, few, "ablation", 0)["features.2.gate"].numpy(), by_captum, 1e-4),
+        "S with 10 draws, against 11 forwards": (lambda: output_sensitivity(net, x, draws=10), lambda: forwards(x, 11), None),
+        "curves of 8 paths, against bare forwards": (lambda: curves(net, ways), lambda: forwards(points, 1), None),
+        "FullGrad terms of attention, against 26 forwards": (lambda: fullgrad_terms(am, few), lambda: forwards(few, 26), None),
+    }
+
+
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main():
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    torch.set_num_threads(1)
+    rows = []
+    for name, (ours, theirs, apart) in cases().items():
+        if apart is not None:
+            np.testing.assert_allclose(np.asarray(ours()), np.asarray(theirs()), atol=apart * float(np.nanmax(np.abs(np.asarray(theirs())))))
+        for turn in range(ROUNDS):
+            pair = [("ours", ours), ("theirs", theirs)]
+            times = {which: seconds(call) for which, call in (pair if turn % 2 else pair[::-1])}
+            rows.append({"measure": name, "round": turn} | times)
+        ratio = statistics.median(row["theirs"] / row["ours"] for row in rows if row["measure"] == name)
+        print(f"{name}: {ratio:.2f} x as fast", flush=True)
+    table = pd.DataFrame(rows).round(5).assign(torch=torch.__version__, cores=len(os.sched_getaffinity(0)))
+    table.to_csv(ROOT / "data" / "results" / "bench" / f"{machine()}-measures.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()
