@@ -71,13 +71,15 @@ def train_many(
         return _stacked(specs, images, device)
     if workers == 1 or len(specs) < 2:
         return [train(spec, images, "cpu") for spec in specs]
-    with workers_pool(min(workers, len(specs))) as pool:
-        return [pickle.loads(trained) for trained in pool.map(_pickled, specs, [images] * len(specs))]
+    turns = [specs[first::workers] for first in range(min(workers, len(specs)))]
+    with workers_pool(len(turns)) as pool:
+        found = [pickle.loads(nets) for nets in pool.map(_pickled, turns, [images] * len(turns))]
+    return [found[place % len(turns)][place // len(turns)] for place in range(len(specs))]
 
 
-def _pickled(spec: Spec, images: ImageSet) -> bytes:
-    "A net trained by a worker, as plain bytes: as tensors, each would hold a file open."
-    return pickle.dumps(train(spec, images, "cpu"))
+def _pickled(specs: list[Spec], images: ImageSet) -> bytes:
+    "Nets trained by a worker, as plain bytes: as tensors, each would hold a file open."
+    return pickle.dumps([train(spec, images, "cpu") for spec in specs])
 
 # %% ../nbs/lib/17_training.ipynb #206bb7c5
 def _stacked(specs: list[Spec], images: ImageSet, device: str) -> list[Trained]:
