@@ -6,15 +6,15 @@
 __all__ = ['origin', 'write_checkpoint', 'read_checkpoint']
 
 # %% ../nbs/lib/13_checkpoints.ipynb #e0f4e7a5
+import hashlib
 import json
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from .files import written
-from .specs import to_dict
+from .specs import MODELS_VERSION, TRAINING_VERSION, to_dict
 
 # %% ../nbs/lib/13_checkpoints.ipynb #1983eca0
 def origin(
@@ -22,7 +22,8 @@ def origin(
 ) -> str:
     "What a state belongs to, as text."
     known = {"spec": to_dict(training.spec), "fingerprint": training.parts.fingerprint, "precision": training.precision}
-    return json.dumps(known | {"device": training.device, "torch": torch.__version__}, sort_keys=True)
+    known |= {"device": training.device, "torch": torch.__version__, "versions": [TRAINING_VERSION, MODELS_VERSION]}
+    return json.dumps(known, sort_keys=True)
 
 
 def write_checkpoint(training, path: Path) -> None:
@@ -30,21 +31,25 @@ def write_checkpoint(training, path: Path) -> None:
     tensors = {f"net/{name}": value for name, value in training.model.state_dict().items()}
     tensors |= {f"momentum/{i}": value for i, value in enumerate(training.momentum) if value is not None}
     tensors |= {f"kept/{epoch}/{name}": value for epoch, weights in training.kept.items() for name, value in weights.items()}
-    tensors |= {"sums": training.sums}
     numbers = {name: getattr(training, name) for name in ("epoch", "step", "history", "seconds")}
+    about = json.dumps({"origin": origin(training), "numbers": numbers}).encode()
+    tensors |= {"sums": training.sums, "about": torch.tensor(list(about), dtype=torch.uint8)}
+    content = safetensors.torch.save({name: value.detach().contiguous() for name, value in tensors.items()})
     with written(path) as part:
-        part.write_bytes(save({n: v.detach().contiguous() for n, v in tensors.items()}, {"origin": origin(training), "numbers": json.dumps(numbers)}))
+        part.write_bytes(hashlib.sha256(content).digest() + content)
 
 
 def read_checkpoint(training, path: Path) -> bool:
     "Put a fresh training into the state that a file holds; False, and nothing done, where there is none that fits."
     try:
-        with safe_open(path, "pt") as file:
-            about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-        if about["origin"] != origin(training):
-            return False
-        numbers = json.loads(about["numbers"])
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+        digest, content = (data := Path(path).read_bytes())[:32], data[32:]
+    except OSError:
+        return False
+    if hashlib.sha256(content).digest() != digest:
+        return False
+    tensors = safetensors.torch.load(content)
+    about = json.loads(bytes(tensors.pop("about").tolist()))
+    if about["origin"] != origin(training):
         return False
     training.model.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net/")})
     if "momentum/0" in tensors:
@@ -53,6 +58,6 @@ def read_checkpoint(training, path: Path) -> bool:
         _, epoch, weight = name.split("/", 2)
         training.kept.setdefault(int(epoch), {})[weight] = tensors[name]
     training.sums.copy_(tensors["sums"])
-    for name, value in numbers.items():
+    for name, value in about["numbers"].items():
         setattr(training, name, value)
     return True

@@ -187,12 +187,23 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
     return top
 
+# %% ../nbs/lib/31_cli.ipynb #76a9ac42
+def _start_anew() -> None:
+    "Replace this process by one with the settings of a worker; nothing happens where they are there."
+    from fmm_nb.workers import WORKER_ENVIRONMENT
+
+    lacking = {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ}
+    if lacking and os.name == "posix":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | lacking)
+
 # %% ../nbs/lib/31_cli.ipynb #35f7a46e
 def main(
     argv: list[str] | None = None,  # None: the command line
 ) -> int:  # 0, 1 where something failed, 2 for a mistake in what was given
     "Run a command of `fmm`."
     args = parser().parse_args(argv)
+    if argv is None and args.function in (run, paper):
+        _start_anew()
     try:
         return args.function(args)
     except InputError as error:

@@ -151,11 +151,9 @@ class ATACGate(nn.Module):
 class ConstantGate(nn.Module):
     "The same number everywhere, [1, 1, 1, 1]."
 
-    sees = "nothing"
-
     def __init__(self, value: float = 0.5):
         super().__init__()
-        self.value = value
+        self.value, self.sees = value, "nothing" if value >= 0 else "sign"
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_full((1,) * x.ndim, self.value)
@@ -196,7 +194,7 @@ class ShuffledGate(nn.Module):
         channels: int,  # C
     ):
         super().__init__()
-        self.gate, self.sees = gate, gate.sees
+        self.gate, self.sees = gate, getattr(gate, "sees", "unknown")
         self.register_buffer("partner", torch.full((channels, 1, 1), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:

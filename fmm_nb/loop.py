@@ -40,7 +40,7 @@ def learning_rate(
 # %% ../nbs/lib/14_loop.ipynb #37ca2090
 def has_bfloat16() -> bool:
     "Whether this CPU multiplies in bfloat16 by instructions of its own."
-    known = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    known = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return known
     return known and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -147,6 +147,8 @@ class Training:
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the current epoch: losses, correct decisions
         self.history, self.kept, self.diverged_at, self.test_correct = [], {}, None, None
         self.seconds = 0.0
+        if self.over:  # no epoch at all
+            self.history.append({"epoch": 0} | evaluated(self))
 
     @property
     def over(self) -> bool:
@@ -234,7 +236,5 @@ def run(
         training.sums.zero_()
         training.seconds = before + time.monotonic() - start
         progress()
-        if checkpoint and training.epoch in training.spec.protocol.snapshots:
+        if checkpoint and training.epoch in training.spec.protocol.snapshots and not training.over:
             write_checkpoint(training, checkpoint)
-    if not training.history:
-        training.history.append({"epoch": 0} | evaluated(training))

@@ -61,8 +61,9 @@ class Block(nn.Module):
 
     def quick(self, x: Tensor) -> Tensor:
         "The same numbers with fewer passes over large maps: pooled first where that changes nothing."
-        sees = getattr(self.gate.gate, "sees", "unknown") if isinstance(self.gate, Gated) else "nothing"
-        if not isinstance(getattr(self.activation, "gate", None), ReLUGate) or sees not in ("nothing", "means"):
+        held, gate = getattr(self.gate, "held", None), getattr(self.gate, "gate", None)
+        sees = "nothing" if isinstance(self.gate, nn.Identity) else getattr(gate, "sees", "unknown")
+        if not isinstance(getattr(self.activation, "gate", None), ReLUGate) or sees not in ("nothing", "means") or isinstance(held, Tensor):
             return self(x)
         x = self.norm(self.conv(x))
         if sees == "nothing":
@@ -74,7 +75,7 @@ class Block(nn.Module):
 
 # %% ../nbs/lib/11_models.ipynb #24e86664
 class PoolWithMeans(torch.autograd.Function):
-    "[N, C, H, W] → its 2×2 max-pool [N, C, H/2, W/2], and its means over space [N, C, 1, 1]; differentiable once."
+    "[N, C, H, W] → its 2×2 max-pool [N, C, H/2, W/2], and its means over space [N, C, 1, 1]."
 
     generate_vmap_rule = True
 

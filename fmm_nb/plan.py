@@ -104,6 +104,7 @@ EXPERIMENTS = {
         variants=tuple({"learning_rate": rate, "validation": 0.2} for rate in RATES),
         sizes={
             "smoke": {"datasets": ("mnist_mini",), "seeds": 1, "n_train": 300, "protocol": Protocol(epochs=2, batch_size=30, snapshots=(1,))},
+            "paper": {"seeds": 1},
             "cpu": {"seeds": 1, "protocol": Protocol(epochs=8, batch_size=100, snapshots=(2, 4))},
         },
     ),
@@ -114,8 +115,8 @@ EXPERIMENTS = {
         variants=({"precision": "float32"}, {"precision": "bfloat16"}),
         sizes={
             "smoke": {"datasets": ("mnist_mini",), "n_train": 500, "protocol": replace(SHORT, epochs=1, batch_size=25)},
-            "cpu": {"where_found": (), "seeds": 10, "n_train": 6000, "protocol": SHORT},
-            "paper": {"where_found": (), "n_train": 6000, "protocol": SHORT},
+            "cpu": {"where_found": (), "seeds": 10, "n_train": 6000, "protocol": SHORT, "learning_rates": {}},
+            "paper": {"where_found": (), "n_train": 6000, "protocol": SHORT, "learning_rates": {}},
         },
     ),
 }

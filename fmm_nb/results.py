@@ -101,8 +101,9 @@ def rows(
         return new.astype({"n_train": float, "diverged_at": float})  # None is what an empty cell comes back as
 
     found = kept(name, {spec.key: spec for spec in nets}, version, fresh, scale, out)
-    asked = {spec.protocol.precision for spec in nets}  # several are asked for by a page that compares them
-    return one_precision(found) if len(asked) == 1 else found
+    for asked in {spec.protocol.precision for spec in nets}:  # several are asked for by a page that compares them
+        one_precision(found[found.key.isin({spec.key for spec in nets if spec.protocol.precision == asked})])
+    return found
 
 
 def _measured(trained, measure: Callable, version: int) -> list[dict]:

@@ -6,6 +6,8 @@
 __all__ = ['epoch_together', 'run_together']
 
 # %% ../nbs/lib/15_stacking.ipynb #506718ea
+import time
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -56,7 +58,7 @@ def _hand_back(trainings: list[Training], steps: list[_Step], state: dict[str, T
     for place, (training, step) in enumerate(zip(trainings, steps)):
         for name, value in (dict(step.named_parameters()) | dict(step.named_buffers())).items():
             value.copy_(state[name][place])
-        training.momentum = [values[place] for values in momentum]
+        training.momentum = [None if values is None else values[place] for values in momentum]
 
 # %% ../nbs/lib/15_stacking.ipynb #8c3d5926
 def run_together(
@@ -64,6 +66,9 @@ def run_together(
     progress=lambda: None,  # called after each epoch
 ) -> None:
     "Train all to the end of the protocol, or until their loss is not finite."
+    start = time.monotonic()
     while going := [training for training in trainings if not training.over]:
         epoch_together(going)
+        for training in going:
+            training.seconds = (time.monotonic() - start) / len(trainings)
         progress()

@@ -109,6 +109,8 @@ def train_group(
         with ExitStack() as locks:
             for key in sorted(spec.key for spec in specs):
                 locks.enter_context(FileLock(folder / f"{key}.lock"))
+            for left in (left for spec in specs for left in folder.glob(f".{spec.key}.*.part")):
+                left.unlink()  # of a process that was killed while it wrote
             _train_missing(folder, [spec for spec in specs if not has_net(folder, spec.key)], device)
         failed.unlink(missing_ok=True)
     except InputError as error:
@@ -156,7 +158,7 @@ def _outcomes(folder: Path, specs: list[Spec], workers: int) -> Iterator[tuple[S
         futures = {pool.submit(train_group, folder, [spec], device): spec for spec in specs}
         for future in tqdm(as_completed(futures), total=len(futures), desc="training", unit="net", disable=None):
             error = future.exception()
-            yield futures[future], f"its worker died ({error}); a script that trains needs if __name__ == '__main__':" if error else future.result()
+            yield futures[future], f"its worker died ({error}): too little memory, or a script without if __name__ == '__main__':" if error else future.result()
 
 # %% ../nbs/lib/18_store.ipynb #be2ccbcc
 def identities(folder: Path) -> Iterator[dict]:

@@ -73,12 +73,13 @@ def train_many(
         return [train(spec, images, "cpu") for spec in specs]
     turns = [specs[first::workers] for first in range(min(workers, len(specs)))]
     with workers_pool(len(turns)) as pool:
-        found = [pickle.loads(nets) for nets in pool.map(_pickled, turns, [images] * len(turns))]
+        found = [pickle.loads(nets) for nets in pool.map(_pickled, [pickle.dumps((turn, images)) for turn in turns])]
     return [found[place % len(turns)][place // len(turns)] for place in range(len(specs))]
 
 
-def _pickled(specs: list[Spec], images: ImageSet) -> bytes:
-    "Nets trained by a worker, as plain bytes: as tensors, each would hold a file open."
+def _pickled(task: bytes) -> bytes:
+    "Nets trained by a worker, all as plain bytes: tensors would go through shared memory, which may be small, and open files."
+    specs, images = pickle.loads(task)
     return pickle.dumps([train(spec, images, "cpu") for spec in specs])
 
 # %% ../nbs/lib/17_training.ipynb #206bb7c5
@@ -87,7 +88,7 @@ def _stacked(specs: list[Spec], images: ImageSet, device: str) -> list[Trained]:
     found = {}
     for group in programs(specs):
         found |= _group(group, parts(group[0], images, device), device)
-    return [found[spec.key] for spec in specs]
+    return [found[spec] for spec in specs]
 
 
 def programs(specs: list[Spec]) -> list[list[Spec]]:
@@ -98,12 +99,12 @@ def programs(specs: list[Spec]) -> list[list[Spec]]:
     return list(groups.values())
 
 
-def _group(specs: list[Spec], shared: Parts, device: str) -> dict[str, Trained]:
-    "Nets that differ in the seed alone, by key; as many at once as fit."
+def _group(specs: list[Spec], shared: Parts, device: str) -> dict[Spec, Trained]:
+    "Nets that differ in the seed alone; as many at once as fit."
     from fmm_nb.stacking import run_together
 
     found, at_once = {}, len(specs)
-    while waiting := [spec for spec in specs if spec.key not in found]:
+    while waiting := [spec for spec in dict.fromkeys(specs) if spec not in found]:
         trainings = [Training(spec, shared, device) for spec in waiting[:at_once]]
         try:
             with _bar(waiting[0], f"{len(trainings)} seeds") as bar:
@@ -112,6 +113,7 @@ def _group(specs: list[Spec], shared: Parts, device: str) -> dict[str, Trained]:
             if at_once == 1:
                 raise
             at_once = (at_once + 1) // 2
+            del trainings
             continue
-        found |= {training.spec.key: _finished(training) for training in trainings}
+        found |= {training.spec: _finished(training) for training in trainings}
     return found
