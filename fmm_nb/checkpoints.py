@@ -38,7 +38,7 @@ def write_checkpoint(training, path: Path) -> None:
     with written(path) as part:
         part.write_bytes(hashlib.sha256(content).digest() + content)
 
-
+# %% ../nbs/lib/13_checkpoints.ipynb #095af31e
 def read_checkpoint(training, path: Path) -> bool:
     "Put a fresh training into the state that a file holds; False, and nothing done, where there is none that fits."
     try:

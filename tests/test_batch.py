@@ -104,7 +104,7 @@ def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, m
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("run 4", "unknown experiment '4'; possible: 03_multiplication"),
+        ("run 4", "unknown experiment '4'; possible: 01_random_curves, 02_importance"),
         ("run --scale huge", "unknown scale 'huge'; possible: cpu, paper, smoke"),
         ("run --workers 0", "workers must be a whole number of at least 1, got 0"),
         ("list model", "unknown list 'model'; did you mean 'models'"),

@@ -77,7 +77,7 @@ def under_way(name, precision):
 
 
 def ours(name, precision="auto"):
-    "One worker of the store: the library's loop, one thread, the allocator told to keep its memory."
+    "One worker: the library's loop, one thread, the allocator told to keep its memory, as the store and the CLI start it."
     from fmm_nb.loop import one_thread, step
 
     with one_thread():
@@ -132,8 +132,10 @@ def roof(dtype):
 
 def machine():
     "A name for this kind of machine, fit for a file."
+    from fmm_nb.workers import cores
+
     model = next((line.split(":")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
-    return re.sub(r"\W+", "-", f"{model.strip() or platform.machine()} {len(os.sched_getaffinity(0))} cores".lower()).strip("-")
+    return re.sub(r"\W+", "-", f"{model.strip() or platform.machine()} {cores()} cores".lower()).strip("-")
 
 
 def draw(table):
@@ -202,8 +204,9 @@ def main():
     import torch
 
     from fmm_nb import figures
+    from fmm_nb.workers import cores
 
-    workers, rows, cases = len(os.sched_getaffinity(0)), [], [(net, contender) for net in NETS for contender in CONTENDERS]
+    workers, rows, cases = cores(), [], [(net, contender) for net in NETS for contender in CONTENDERS]
     roofs = {f"roof_{str(dtype)[6:]}_gflops_per_core": round(roof(dtype), 1) for dtype in (torch.float32, torch.bfloat16)}
     print(f"{machine()}, torch {torch.__version__}, Python {platform.python_version()}; {roofs}", flush=True)
     for turn in range(args.rounds):

@@ -3,7 +3,6 @@
 One process, one thread; contenders take turns. Every pair is first checked to say the same. Writes
 data/results/bench/<machine>-measures.csv and prints the ratios of medians.
 """
-import os
 import statistics
 import sys
 import time
@@ -96,6 +95,8 @@ def main():
     import pandas as pd
     import torch
 
+    from fmm_nb.workers import cores
+
     torch.set_num_threads(1)
     rows = []
     for name, (ours, theirs, apart) in cases().items():
@@ -107,7 +108,7 @@ def main():
             rows.append({"measure": name, "round": turn} | times)
         ratio = statistics.median(row["theirs"] / row["ours"] for row in rows if row["measure"] == name)
         print(f"{name}: {ratio:.2f} x as fast", flush=True)
-    table = pd.DataFrame(rows).round(5).assign(torch=torch.__version__, cores=len(os.sched_getaffinity(0)))
+    table = pd.DataFrame(rows).round(5).assign(torch=torch.__version__, cores=cores())
     table.to_csv(ROOT / "data" / "results" / "bench" / f"{machine()}-measures.csv", index=False)
 
 
