@@ -208,7 +208,7 @@ def nets(
     return [Spec(arm, data, recipe, seed, n_train=sizes.n_train) for data in names for arm in plan.arms for recipe in recipes[arm] for seed in seeds]
 
 # %% ../nbs/lib/08_plan.ipynb #a206989b
-IMAGES_PER_SECOND = 1200  # of one core, training and evaluating a toy net on 28×28 pixels
+IMAGES_PER_SECOND = 1500  # of one core, training and evaluating a toy net on 28×28 pixels
 
 
 def core_seconds(nets: list[Spec], images: int = 60000) -> float:
