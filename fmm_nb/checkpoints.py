@@ -29,7 +29,7 @@ def origin(
 def write_checkpoint(training, path: Path) -> None:
     "Write the state of a training."
     tensors = {f"net/{name}": value for name, value in training.model.state_dict().items()}
-    tensors |= {f"momentum/{i}": value for i, value in enumerate(training.momentum) if value is not None}
+    tensors |= {f"momentum/{i}": value for i, value in enumerate(training.momentum)}
     tensors |= {f"kept/{epoch}/{name}": value for epoch, weights in training.kept.items() for name, value in weights.items()}
     numbers = {name: getattr(training, name) for name in ("epoch", "step", "history", "seconds")}
     about = json.dumps({"origin": origin(training), "numbers": numbers}).encode()
@@ -52,8 +52,8 @@ def read_checkpoint(training, path: Path) -> bool:
     if about["origin"] != origin(training):
         return False
     training.model.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net/")})
-    if "momentum/0" in tensors:
-        training.momentum = [torch.empty_like(p).copy_(tensors[f"momentum/{i}"]) for i, p in enumerate(training.parameters)]
+    for i, value in enumerate(training.momentum):
+        value.copy_(tensors[f"momentum/{i}"])
     for name in (name for name in tensors if name.startswith("kept/")):
         _, epoch, weight = name.split("/", 2)
         training.kept.setdefault(int(epoch), {})[weight] = tensors[name]

@@ -126,11 +126,11 @@ def test_who_waits_for_the_lock_finds_the_net_trained(tmp_path, net):
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, net, monkeypatch):
     steps = []
 
-    def interrupted(training, draw, step=loop.step):
+    def interrupted(training, draw, rate, step=loop.step):
         steps.append(training.step)
         if len(steps) == 2:
             raise KeyboardInterrupt
-        step(training, draw)
+        step(training, draw, rate)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "CHECKPOINT_SECONDS", 0)

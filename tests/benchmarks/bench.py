@@ -78,16 +78,16 @@ def under_way(name, precision):
 
 def ours(name, precision="auto"):
     "One worker: the library's loop, one thread, the allocator told to keep its memory, as the store and the CLI start it."
-    from fmm_nb.loop import one_thread, step
+    from fmm_nb.loop import arithmetic, step
 
-    with one_thread():
+    with arithmetic():
         training = under_way(name, precision)
         for epoch in range(EPOCHS + 1):
             if epoch == 1:
                 start = time.perf_counter()
             training.sums.zero_()
             for draw in training.draws():
-                step(training, draw)
+                step(training, draw, training.rate())
             loss = (training.sums / len(training.parts.targets)).tolist()[0]
             training.epoch, training.step = training.epoch + 1, 0
     return IMAGES * EPOCHS / (time.perf_counter() - start), loss, training.precision
@@ -166,23 +166,23 @@ def profile():
     "Where the time of one step goes, before and after: the readable form in float32, and what the loop does."
     import torch
 
-    from fmm_nb.loop import one_thread, step
+    from fmm_nb.loop import arithmetic, step
 
     for name in NETS:
         for title, precision, readable in [("before: readable form, float32", "float32", True), ("after", "auto", False)]:
             training = under_way(name, precision)
             training.forward = training.model if readable else training.forward
             drawn = training.draws()
-            with one_thread():
+            with arithmetic():
                 for one in drawn[:4]:
-                    step(training, one)
+                    step(training, one, training.rate())
                 start = time.perf_counter()
                 for one in drawn[4:9]:
-                    step(training, one)
+                    step(training, one, training.rate())
                 spent = (time.perf_counter() - start) / 5
                 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
                     for one in drawn[9:14]:
-                        step(training, one)
+                        step(training, one, training.rate())
             table = sorted(profiler.key_averages(), key=lambda e: -e.self_cpu_time_total)[:8]
             print(f"{name}, {title} ({training.precision}): {1e3 * spent:.0f} ms a step")
             print("".join(f"  {e.key:<45} {e.self_cpu_time_total / 5e3:6.1f} ms\n" for e in table))
