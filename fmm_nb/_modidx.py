@@ -41,6 +41,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                               'fmm_nb.batch.missing_nets': ('lib/batch.html#missing_nets', 'fmm_nb/batch.py'),
                               'fmm_nb.batch.origin': ('lib/batch.html#origin', 'fmm_nb/batch.py'),
                               'fmm_nb.batch.paper': ('lib/batch.html#paper', 'fmm_nb/batch.py'),
+                              'fmm_nb.batch.products': ('lib/batch.html#products', 'fmm_nb/batch.py'),
                               'fmm_nb.batch.publish': ('lib/batch.html#publish', 'fmm_nb/batch.py'),
                               'fmm_nb.batch.run': ('lib/batch.html#run', 'fmm_nb/batch.py'),
                               'fmm_nb.batch.state': ('lib/batch.html#state', 'fmm_nb/batch.py'),

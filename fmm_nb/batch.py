@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_INPUTS', 'PAGE_ENVIRONMENT', 'Page', 'inputs', 'changes', 'state', 'measured', 'missing_nets', 'status', 'why',
-           'origin', 'explain', 'execute', 'execute_all', 'run', 'paper', 'publish', 'cleaned']
+           'origin', 'explain', 'execute', 'execute_all', 'run', 'paper', 'publish', 'products', 'cleaned']
 
 # %% ../nbs/lib/30_batch.ipynb #99ff8c3b
 import csv
@@ -314,24 +314,35 @@ def _site(scale: str, build: Path) -> list[str]:
 # %% ../nbs/lib/30_batch.ipynb #17e6d538
 def publish(
     scale: str,
+    names: list[str] = (),  # experiments, or "paper"; none: all pages
     build: Path | None = None,
     results: Path | None = None,  # None: data/results
 ) -> Path:  # the folder of the scale
-    "Copy the results of a scale to where they are kept; raises `InputError` unless every page is up to date."
+    "Copy the results of a scale to where they are kept; raises `InputError` unless every page asked for is up to date."
+    from fmm_nb.results import known_rows
+
     build, results = build or build_folder(), results or data_folder() / "results"
     need_repository("fmm publish")
-    pages = [Page(name, scale_of(scale) and scale, build) for name in (*EXPERIMENTS, "paper")]
+    wanted = [name if name == "paper" else experiment_of(name) for name in names] or [*EXPERIMENTS, "paper"]
+    pages = [Page(name, scale_of(scale) and scale, build) for name in wanted]
     late = [f"{page.name} is {state(page)}" for page in pages if state(page) != "done"]
     if late:
         raise InputError(f"not published: {', '.join(late)} at scale {scale}; run fmm paper --scale {scale} first")
-    for kind in ("rows/*.csv", "figures/*", "answers/*.json", "claims.csv"):
-        for path in (build / scale).glob(kind):
-            with written(results / scale / path.relative_to(build / scale)) as part:
-                shutil.copyfile(path, part)
+    for path in (path for page in pages for path in products(page)):
+        target = results / scale / path.relative_to(build / scale)
+        with written(target) as part:
+            known_rows(target, path).to_csv(part, index=False) if path.parent.name == "rows" else shutil.copyfile(path, part)
     for page in pages:
         with written(results / scale / page.target.relative_to(page.out)) as part:
             part.write_text(cleaned(page.target.read_text(encoding="utf-8")), encoding="utf-8")
     return results / scale
+
+
+def products(page: Page) -> list[Path]:
+    "The files that a page makes beside the executed notebook: their names begin as its own."
+    start = page.name.split("_")[0]
+    kinds = (f"rows/{start}_*.csv", f"figures/{start}_*", f"answers/{page.name}.json", *["claims.csv"] * (page.name == "paper"))
+    return [path for kind in kinds for path in sorted(page.out.glob(kind))]
 
 # %% ../nbs/lib/30_batch.ipynb #00750df2
 def cleaned(

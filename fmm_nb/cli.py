@@ -93,7 +93,7 @@ def publish(args) -> int:
     "Keep the results of a scale."
     from fmm_nb import batch
 
-    print(f"published in {os.path.relpath(batch.publish(args.scale))}")
+    print(f"published in {os.path.relpath(batch.publish(args.scale, args.names))}")
     return 0
 
 
@@ -168,7 +168,7 @@ COMMANDS = {
     "list": (list_, "fmm list models", [("kind", {"nargs": "?", "help": "experiments, models or data; none: all three"}), SCALE]),
     "why": (why, "fmm why M14 --scale smoke", [("name", {"help": "a page (03, paper), a claim (M14), the file of a figure or table, or a number as printed"}), SCALE]),
     "claims": (claims, "fmm claims M14 M25 --json", [("ids", {"nargs": "*", "metavar": "ID", "help": "claims, told in full; none: the table of all"}), ("--scale", {"metavar": "S", "help": "only this scale; default: for each claim the highest with rows"}), ("--json", {"action": "store_true", "help": "as a list of objects"})]),
-    "publish": (publish, "fmm publish --scale cpu", [SCALE]),
+    "publish": (publish, "fmm publish 03 --scale cpu", [("names", {"nargs": "*", "help": "experiments, or paper; none: all pages"}), SCALE]),
     "data": (data, "fmm data get mnist --root ~/images", [("action", {"choices": ["get", "check"]}), ("name", {"help": "an image set, see fmm list data"}), ROOT]),
     "paper": (paper, "fmm paper --scale smoke", [SCALE, WORKERS]),
     "doctor": (doctor, "fmm doctor", []),

@@ -111,7 +111,7 @@ EXPERIMENTS |= {
         variants=tuple({"learning_rate": rate, "validation": 0.2} for rate in RATES),
         sizes={
             "smoke": {"datasets": ("mnist_mini",), "seeds": 1, "n_train": 300, "protocol": Protocol(epochs=2, batch_size=30, snapshots=(1,))},
-            "paper": {"seeds": 1, "protocol": Protocol(epochs=20, snapshots=(5, 10))},
+            "paper": {"where_found": (), "seeds": 1, "protocol": Protocol(epochs=20, snapshots=(5, 10))},
             "cpu": {"seeds": 1, "protocol": Protocol(epochs=8, batch_size=100, snapshots=(2, 4))},
         },
     ),

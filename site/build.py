@@ -45,11 +45,6 @@ def is_whole(notebook):
     return not json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("exception")
 
 
-def published():
-    "The highest scale with published notebooks, or None."
-    return next((s for s in SCALES if any((DATA / "results" / s / "notebooks").rglob("*.ipynb"))), None)
-
-
 def own(relative, scale):
     "The reader's own executed notebook, or None, and what is said of it."
     notebook = ROOT / "build" / scale / "notebooks" / relative
@@ -57,9 +52,9 @@ def own(relative, scale):
 
 
 def kept(relative):
-    "The published executed notebook of the highest scale, or None, and what is said of it."
-    notebook = DATA / "results" / (published() or "none") / "notebooks" / relative
-    return notebook if is_whole(notebook) else None, f"published, scale {published()}"
+    "The published executed notebook of the highest scale that has this page, or None, and what is said of it."
+    found = [(DATA / "results" / scale / "notebooks" / relative, f"published, scale {scale}") for scale in SCALES]
+    return next(((notebook, note) for notebook, note in found if is_whole(notebook)), (None, ""))
 
 
 def study(scale):
@@ -111,7 +106,7 @@ def sidebar(pages, beside, scale):
     titled = [f"The paper <{p.name}>" if p.kind == "paper" else p.name for p in beside]
     return (
         toctree("Read", ["The paper <self>", "Read me <readme>", "Results <results>", "Data <data>", "API <api/index>"])
-        + toctree(f"Published (scale {published()})" if beside else "Experiments", of["experiment"])
+        + toctree("Published" if beside else "Experiments", of["experiment"])
         + toctree(f"Your build (scale {scale})", titled)
         + toctree("How-to", of["howto"])
         + toctree("Library", of["library"])

@@ -74,6 +74,25 @@ def test_published_pages_have_no_folder_of_this_machine(root):
     assert str(Path.home()) + "'" not in text and "papermill" not in text.replace("injected", "")
 
 
+def test_publishing_a_page_adds_its_rows_and_leaves_other_pages_alone(root, tmp_path):
+    page, results = batch.Page(NAME, "smoke", root), tmp_path / "kept"
+    for path, text in {page.target: json.dumps({"metadata": {}, "cells": []}), page.answer: "{}", page.stamp: json.dumps(batch.inputs(page))}.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    row = "key,measure_version,model,data,seed,precision,value\n"
+    built, other = page.out / "rows" / f"{NAME}.csv", page.out / "rows" / "99_other.csv"
+    built.parent.mkdir(parents=True)
+    built.write_text(row + "b,1,cnn,mnist,0,float32,2.0\n")
+    other.write_text(row)
+    kept = results / page.scale / "rows" / f"{NAME}.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(row + "a,1,cnn,mnist,0,float32,1.0\n")
+    batch.publish(page.scale, ["3"], page.build, results)
+    assert kept.read_text() == row + "a,1,cnn,mnist,0,float32,1.0\nb,1,cnn,mnist,0,float32,2.0\n"
+    assert sorted(p.name for p in kept.parent.glob("*.csv")) == [kept.name]
+    assert (results / page.scale / "notebooks" / "experiments" / f"{NAME}.ipynb").exists()
+
+
 def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
     page = repository() / "nbs" / "experiments" / f"{NAME}.ipynb"
     given = {"scale": "smoke", "seeds": 2, "datasets": "mnist_mini", "store": tmp_path / "store", "out": tmp_path / "out"}

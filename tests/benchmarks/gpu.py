@@ -114,13 +114,12 @@ def main():
     rows = []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: copies {copy:.0f} GB/s, multiplies {multiply:.0f} TFLOP/s in bfloat16", flush=True)
     for precision, net, (way, (count, epochs)) in product(("bfloat16", "float32"), ("cnn", "am"), WAYS.items()):
-        torch.cuda.reset_peak_memory_stats()
         torch.compiler.reset()  # it keeps only some forms at a time
         with arithmetic():
             given = trainings(net, precision, max(count, 1), epochs, parts)
             seconds = timed(abreast, [Program(training) for training in given]) if count else timed(eager, given)
         rate = len(given) * BATCH * STEPS / seconds
-        rows.append({"net": net, "precision": precision, "way": way, "images_per_second": round(rate), "ms_per_step": round(1e3 * BATCH / rate, 4), "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)})
+        rows.append({"net": net, "precision": precision, "way": way, "images_per_second": round(rate), "ms_per_step": round(1e3 * BATCH / rate, 4)})
         print(rows[-1], flush=True)
     card = re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
     folder = Path(args.out or ROOT / "data" / "results" / "bench")
