@@ -230,7 +230,7 @@ class Study:
         "What was run, in one line of markdown."
         title, data = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
         seeds = len({spec.seed for spec in self.nets})
-        return f"{title} · {len(self.nets)} nets · {', '.join(data)} · {seeds} seeds an arm" if self.nets else title
+        return f"{title} · {len(self.nets)} nets · {', '.join(data)} · {seeds} {'seed' if seeds == 1 else 'seeds'} an arm" if self.nets else title
 
     def caution(self) -> str:
         "A sentence before results that are none."
