@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOMOGENEOUS', 'AFFINE', 'SUMS', 'PRODUCTS', 'SILENT', 'GATES', 'Call', 'Terms', 'fullgrad_terms', 'images_first',
-           'decomposed', 'classes']
+           'decomposed', 'classes', 'one_an_image']
 
 # %% ../nbs/lib/19_fullgrad.ipynb #cb378132
 from collections import Counter
@@ -262,14 +262,22 @@ def _closed(model: nn.Module, logits: Tensor) -> str | None:
 def classes(model: nn.Module, x: Tensor, target: Tensor | int | None = None) -> Tensor:
     "The class of each image, int64 [N]: given, or what the net predicts; raises `InputError` for one that does not exist."
     with evaluation(model), torch.no_grad():
-        return _checked(target, model(x))
+        return _checked(target, model(x.clone()))  # a net may write over its input
+
+
+def one_an_image(target: Tensor | int, count: int) -> Tensor:
+    "Classes [N] from one or N of them; raises `InputError` for another number."
+    target = torch.as_tensor(target)
+    if target.numel() not in (1, count):
+        raise InputError(f"target must be one class, or one an image, [{count}], got {list(target.shape)}")
+    return target.flatten().expand(count)
 
 
 def _checked(target: Tensor | int | None, logits: Tensor) -> Tensor:
     "The class of each image; raises `InputError` for one that does not exist."
     if target is None:
         return logits.argmax(1)
-    target = torch.as_tensor(target, device=logits.device).expand(len(logits))
+    target = one_an_image(target, len(logits)).to(logits.device)
     if target.dtype not in (torch.int64, torch.int32) or not bool(((0 <= target) & (target < logits.shape[1])).all()):
         raise InputError(f"target must be classes from 0 to {logits.shape[1] - 1}, got {target.tolist() if target.numel() < 9 else target.dtype}")
     return target.long()
