@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOMOGENEOUS', 'AFFINE', 'SUMS', 'PRODUCTS', 'SILENT', 'GATES', 'Call', 'Terms', 'fullgrad_terms', 'images_first',
-           'decomposed', 'classes', 'one_an_image']
+           'decomposed', 'classes', 'one_an_image', 'class_of']
 
 # %% ../nbs/lib/19_fullgrad.ipynb #cb378132
 from collections import Counter
@@ -236,7 +236,7 @@ def decomposed(model: nn.Module, x: Tensor, target: Tensor | int | None, gate: s
             logits = functional_call(model, fixed, (image.clone(),))
         if closed := _closed(model, logits):
             raise InputError(f"{closed} has no forward-mode derivative that torch can see, so FullGrad cannot be completed: write it as plain operations")
-        target = _checked(target, logits)
+        target = class_of(target, logits)
         output = logits.gather(1, target[:, None])[:, 0]
         gradient, *gradients = torch.autograd.grad(output.sum(), [image, *[call.edge for call in recorder.calls]], allow_unused=True)
     for call, value in zip(recorder.calls, gradients):
@@ -262,7 +262,7 @@ def _closed(model: nn.Module, logits: Tensor) -> str | None:
 def classes(model: nn.Module, x: Tensor, target: Tensor | int | None = None) -> Tensor:
     "The class of each image, int64 [N]: given, or what the net predicts; raises `InputError` for one that does not exist."
     with evaluation(model), torch.no_grad():
-        return _checked(target, model(x.clone()))  # a net may write over its input
+        return class_of(target, model(x.clone()))  # a net may write over its input
 
 
 def one_an_image(target: Tensor | int, count: int) -> Tensor:
@@ -273,8 +273,8 @@ def one_an_image(target: Tensor | int, count: int) -> Tensor:
     return target.flatten().expand(count)
 
 
-def _checked(target: Tensor | int | None, logits: Tensor) -> Tensor:
-    "The class of each image; raises `InputError` for one that does not exist."
+def class_of(target: Tensor | int | None, logits: Tensor) -> Tensor:
+    "The class of each image, int64 [N]; raises `InputError` for one that does not exist."
     if target is None:
         return logits.argmax(1)
     target = one_an_image(target, len(logits)).to(logits.device)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError, unknown, whole_number
-from .fullgrad import classes, decomposed, fullgrad_terms, images_first, one_an_image
+from .fullgrad import class_of, classes, decomposed, fullgrad_terms, images_first, one_an_image
 from .gates import Gated, evaluation, frozen_gates, gates_of, read_gates
 from .sensitivity import MEMORY, float_images, kept_bytes
 
@@ -196,11 +196,11 @@ def channel_importance(
     gates, found = attention_gates(model), []
     for first, part, of in in_parts(model, x, target):
         with evaluation(model):
-            found.append(IMPORTANCES[method](model, part, classes(model, part, of), gates, first))
+            found.append(IMPORTANCES[method](model, part, of, gates, first))
     return {name: (value if signed else value.abs()) for name in gates for value in [torch.cat([part[name] for part in found])]}
 
 # %% ../nbs/lib/20_saliency.ipynb #3d6b25d7
-def _caught(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated], part: str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _caught(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], part: str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     "By gate: its input h, its output y, and the gradient of the target's logit at one of the two."
     seen, hooks = {}, []
 
@@ -217,34 +217,34 @@ def _caught(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]
         hooks += [gated.register_forward_hook(keep(name)) for name, gated in gates.items()]
         with torch.enable_grad():
             logits = model(x.detach().clone().requires_grad_().clone())
-            wanted = [seen[name][part] for name in gates]
-            gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), wanted, materialize_grads=True)
+            output = logits.gather(1, class_of(target, logits)[:, None]).sum()
+            gradients = torch.autograd.grad(output, [seen[name][part] for name in gates], materialize_grads=True)
     finally:
         for hook in hooks:
             hook.remove()
     return {name: (seen[name]["h"].detach(), seen[name]["y"].detach(), gradient) for name, gradient in zip(gates, gradients)}
 
 # %% ../nbs/lib/20_saliency.ipynb #fb00b70e
-def _gate_gradient(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
+def _gate_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
     "The gradient at the gate, at each place of the map [N, C, h, w]."
     caught = _caught(model, x, target, gates, "y")
     return {name: slope * h if gates[name].combine == "mul" else slope for name, (h, _, slope) in caught.items()}
 
 
-def _output_times_gradient(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
+def _output_times_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
     "What leaves the gate times its gradient."
     return {name: y * slope for name, (_, y, slope) in _caught(model, x, target, gates, "y").items()}
 
 
-def _input_times_gradient(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
+def _input_times_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
     "What enters the gate times its gradient."
     return {name: h * slope for name, (h, _, slope) in _caught(model, x, target, gates, "h").items()}
 
 # %% ../nbs/lib/20_saliency.ipynb #e8ab8fd7
-def _bias_gradient(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated]) -> dict[str, Tensor]:
+def _bias_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
     "Gradient times bias of the layer before each gate."
     _, _, _, calls = decomposed(model, x, target, "full")
-    channels, found = {name: y.shape[1] for name, (_, y, _) in _caught(model, x[:1], target[:1], gates, "y").items()}, {}
+    channels, found = {name: y.shape[1] for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()}, {}
     for name in gates:
         own = next((place for place, call in enumerate(calls) if call.name.startswith(f"{name}.")), len(calls))
         maps = [call for call in calls[:own] if call.kind == "bias" and call.gradient.ndim == 4]
@@ -272,9 +272,9 @@ def _abs_summed(of: Callable) -> Callable:
 def _smooth(of: Callable) -> Callable:
     "The sum over space, averaged over noisy copies with the class held, as Smooth FullGrad does."
 
-    def measured(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
+    def measured(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
         copies = noisy_copies(x, 25, 0.15, seed=0, first=first)
-        parts = zip(copies.flatten(0, 1).split(AT_ONCE), target.repeat(len(copies)).split(AT_ONCE))
+        parts = zip(copies.flatten(0, 1).split(AT_ONCE), classes(model, x, target).repeat(len(copies)).split(AT_ONCE))
         draws = [_summed(of)(model, images, of_class, gates, first) for images, of_class in parts]
         return {name: torch.cat([draw[name] for draw in draws]).unflatten(0, copies.shape[:2]).mean(0) for name in gates}
 
@@ -307,8 +307,9 @@ def _ablation(recompute: bool) -> Callable:
         with channels_removed(model, removed):
             return model(x.clone()).gather(1, target[:, None])[:, 0]
 
-    def measured(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
-        each = {name: torch.eye(y.shape[1], dtype=torch.bool, device=x.device) for name, (_, y, _) in _caught(model, x[:1], target[:1], gates, "y").items()}
+    def measured(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
+        each = {name: torch.eye(y.shape[1], dtype=torch.bool, device=x.device) for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()}
+        target = classes(model, x, target)
         with torch.no_grad():
             held = {} if recompute else {name: value for name, value in read_gates(model, x).items() if name in gates}
             with frozen_gates(model, held):
@@ -321,10 +322,11 @@ def _ablation(recompute: bool) -> Callable:
 def _by_captum(attribute: str) -> Callable:
     "An attribution of captum's to the gate's output, summed over space."
 
-    def measured(model: nn.Module, x: Tensor, target: Tensor, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
+    def measured(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
         from captum import attr
 
         given = {"n_steps": 32, "internal_batch_size": max(len(x), 2 * AT_ONCE)}
+        target = classes(model, x, target)
         of = lambda gated: getattr(attr, attribute)(model, gated).attribute(x, torch.zeros_like(x), target, **given)
         return {name: _over_space(of(gated).detach()) for name, gated in gates.items()}
 
