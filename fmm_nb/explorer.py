@@ -50,7 +50,7 @@ def bars(
     heights = [30 * values / (values.max() or 1) for values in (above, below)]
     shapes = [f'<rect x="{4 * place}" y="{32 - up:.1f}" width="3" height="{up:.1f}" fill="{ABOVE}"/><rect x="{4 * place}" y="33" width="3" height="{down:.1f}" fill="{BELOW}"/>' for place, (up, down) in enumerate(zip(*heights))]
     title = html.escape(title)
-    return f'<figure class="bars"><svg viewBox="0 0 {4 * len(above)} 65" role="img" aria-label="{title}">{"".join(shapes)}</svg><figcaption>{title}</figcaption></figure>'
+    return f'<figure class="bars"><svg viewBox="0 0 {4 * len(above)} 65" preserveAspectRatio="xMinYMid" role="img" aria-label="{title}">{"".join(shapes)}</svg><figcaption>{title}</figcaption></figure>'
 
 # %% ../nbs/lib/32_explorer.ipynb #6a2ed3a6
 @dataclass

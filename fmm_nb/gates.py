@@ -249,12 +249,17 @@ def read_gates(
     values = {}
 
     def keep(name):
-        return lambda gated, inputs, output: values.update({name: gated.gate(*inputs)})
+        def note(gated, inputs, output):
+            if name in values and getattr(gated.gate, "sees", "") != "element":
+                raise InputError(f"gate {name} is used more than once in a forward pass: give each use a gate of its own")
+            values[name] = gated.gate(*inputs)
+
+        return note
 
     hooks = [gated.register_forward_hook(keep(name)) for name, gated in gates_of(model).items()]
     try:
         with evaluation(model):
-            model(x)
+            model(x.clone())  # a net may write over its input
     finally:
         for hook in hooks:
             hook.remove()

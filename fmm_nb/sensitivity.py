@@ -84,10 +84,10 @@ def kept_bytes(
 
     def note(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # itself, it would hold what holds it, and never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logits = logits_of(model, image)
+        logits = logits_of(model, image.clone())  # a net may write over its input
     activations = sum(size for place, size in kept.items() if place not in weights)
     return activations + 2 * logits.shape[1] * image.numel() * image.element_size()
 

@@ -23,6 +23,7 @@ from fmm_nb.agreement import (
     permutation_p,
 )
 from fmm_nb.errors import InputError
+from fmm_nb.vision import prepare_torchvision
 
 
 def by_rows(statistic, a, b):
@@ -57,6 +58,15 @@ def test_tau_of_very_many_channels_is_the_same_on_both_ways(monkeypatch):
     monkeypatch.setattr(agreement, "_tau", None)  # must not be called
     np.testing.assert_array_equal(kendall_tau(a, b), pairwise)
     assert list(np.isnan(pairwise)) == [False, True, True, False]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tau_is_that_of_torchmetrics():
+    prepare_torchvision()
+    from torchmetrics.functional import kendall_rank_corrcoef
+
+    a, b = (torch.from_numpy(scores) for scores in two(20, 16))
+    torch.testing.assert_close(kendall_tau(a, b), kendall_rank_corrcoef(a.T, b.T, variant="b").double(), rtol=1e-5, atol=1e-6)  # it correlates columns
 
 
 values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e308, np.inf, -np.inf, np.nan])

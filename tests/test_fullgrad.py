@@ -9,7 +9,7 @@ from torch.nn.modules import module as modules
 
 from fmm_nb import fullgrad
 from fmm_nb.errors import InputError
-from fmm_nb.fullgrad import fullgrad_terms
+from fmm_nb.fullgrad import GATES, fullgrad_terms
 from fmm_nb.models import ToyNet
 from fmm_nb.saliency import FullGrad, SmoothFullGrad, channel_importance
 from fmm_nb.vision import prepare_torchvision
@@ -45,11 +45,68 @@ class Attending(nn.Module):
         return self.head(F.gelu(self.norm(x + self.inner(x, x, x, need_weights=False)[0])).mean(1))
 
 
+class Written(nn.Module):
+    "Writes into parts of tensors, over constants and by assignment, and goes on with the whole."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(inplace=True), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x.mul_(2).sub_(1)  # the caller's images stay as they are
+        y = self.first(x) + 0
+        part = self.act(y.flatten(2))
+        y[:, 0] = 1.5
+        y.transpose(1, 2).sub_(0.5).tanh_()
+        total = torch.ones_like(y)
+        total += y
+        total[:, :4] = y[:, 4:].exp()
+        total[:, 5] += 3
+        return self.head(total.mean((2, 3)) + part.mean(2) * torch.fft.irfft2(torch.fft.rfft2(y) + 1).mean((2, 3)))
+
+
+class Shared(nn.Module):
+    "One layer under two names, one weight in two layers, and a product that is written in place."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.third, self.head = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1), nn.Linear(784, 10)
+        self.second = self.first
+        self.third.weight = self.first.weight
+
+    def forward(self, x):
+        y = self.third(F.silu(self.second(F.relu(self.first(x)))))
+        z = y + 0
+        z *= torch.sigmoid(y.mean((2, 3), keepdim=True))
+        return self.head(z.flatten(1))
+
+
+class Turned(nn.Module):
+    "Images along the second axis, and filters made from each image."
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.filters, self.head = nn.Linear(28, 16), nn.Linear(16, 9), nn.Linear(16, 10)
+
+    def forward(self, x):
+        y = torch.sigmoid(self.rows(x[:, 0, :2].permute(1, 0, 2)))  # [2, N, 16]
+        filters = self.filters((y * y).mean(0)).reshape(-1, 1, 3, 3)
+        seen = F.conv2d(x.reshape(1, -1, 28, 28), filters, groups=len(x))[0].mean((1, 2))
+        return self.head(y.sum(0)) * seen[:, None]
+
+
 def torchvision_net(name):
     prepare_torchvision()
     import torchvision
 
     return getattr(torchvision.models, name)(num_classes=10)
+
+
+def timm_net(name):
+    prepare_torchvision()
+    import timm
+
+    return timm.create_model(name, num_classes=10)
 
 
 def drawn(make):
@@ -66,11 +123,16 @@ def drawn(make):
 NETS = {
     "odd": (Odd, 1, 28),
     "attention": (Attending, 1, 28),
+    "written": (Written, 1, 28),
+    "shared": (Shared, 1, 28),
+    "turned": (Turned, 1, 28),
     "atac": (lambda: ToyNet(activation="atac", batch_norm=True), 1, 28),
     "swish": (lambda: ToyNet(activation="swish", gate="se", combine="add"), 1, 28),
     "resnet18": (lambda: torchvision_net("resnet18"), 3, 32),
     "vgg11_bn": (lambda: torchvision_net("vgg11_bn"), 3, 32),
     "mobilenet_v3_small": (lambda: torchvision_net("mobilenet_v3_small"), 3, 64),
+    "legacy_seresnet18": (lambda: timm_net("legacy_seresnet18"), 3, 64),
+    "tinynet_e": (lambda: timm_net("tinynet_e"), 3, 64),
 }
 
 
@@ -82,9 +144,46 @@ def leftover(terms):
 @pytest.mark.parametrize("name", NETS)
 def test_the_terms_add_up(name):
     make, channels, size = NETS[name]
-    x = torch.randn(2, channels, size, size, dtype=torch.double)
-    for gate in ("full", "half"):
-        assert leftover(fullgrad_terms(drawn(make), x, gate=gate)) < 1e-10
+    net, x = drawn(make), torch.randn(2, channels, size, size, dtype=torch.double)
+    for gate in GATES:
+        terms = fullgrad_terms(net, x, gate=gate)
+        torch.testing.assert_close(terms.output, net.eval()(x.clone()).detach().amax(1))
+        assert leftover(terms) < 1e-10
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(context, gradient):
+        return 2 * context.saved_tensors[0] * gradient
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [
+        (lambda: Through(Square.apply), "Square has no forward-mode derivative"),
+        (lambda: Through(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.SiLU()))), "step has no forward-mode derivative"),
+        (lambda: Through(nn.BatchNorm2d(1, track_running_stats=False)), "give it running statistics"),
+        (lambda: Through(lambda x: F.grid_sample(x, torch.zeros(len(x), 5, 5, 2, dtype=x.dtype))), "grid_sample has no forward-mode derivative"),
+    ],
+)
+def test_what_cannot_be_looked_into_is_named(hidden, message):
+    with pytest.raises(InputError, match=message):
+        fullgrad_terms(hidden().double(), torch.rand(2, 1, 28, 28, dtype=torch.double))
+
+
+class Through(nn.Module):
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.head = step, nn.Linear(1, 10)
+
+    def forward(self, x):
+        return self.head(self.step(x).mean((2, 3)))
 
 
 @pytest.mark.parametrize("left_out", ["sigmoid", "mul", "batch_norm", "silu"])

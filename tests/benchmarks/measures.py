@@ -46,17 +46,22 @@ def cases():
     from scipy import stats
     from torch.func import jacrev, vmap
 
-    from fmm_nb.agreement import kendall_tau
+    from fmm_nb.agreement import cosine, kendall_tau
     from fmm_nb.fullgrad import fullgrad_terms
     from fmm_nb.models import create_model
-    from fmm_nb.saliency import FullGrad, channel_importance
+    from fmm_nb.saliency import FullGrad, attention_weights, channel_importance
     from fmm_nb.sensitivity import jacobian_norm, output_sensitivity
     from fmm_nb.trajectories import Paths, curves, ellipse_weights
+    from fmm_nb.vision import prepare_torchvision
+
+    prepare_torchvision()
+    from torchmetrics.functional import kendall_rank_corrcoef
 
     torch.manual_seed(0)
     net, x = create_model("cnn").eval(), torch.randn(200, 1, 28, 28)
     am, few = create_model("am").eval(), torch.randn(100, 1, 28, 28)
-    scores = np.round(np.random.default_rng(0).random((2, 2000, 64)), 2)
+    scores = np.round(np.random.default_rng(0).random((2, 10_000, 64)), 2)
+    columns = [torch.from_numpy(values[:1000].T.copy()).float() for values in scores]
     ways = Paths(ellipse_weights(256), torch.randn(8, 3, 1, 28, 28))
     points = torch.cat([ways[slice(start, start + 50)] for start in range(0, 2048, 50)])
 
@@ -66,6 +71,18 @@ def cases():
                 for part in images.split(50):
                     net(part)
 
+    def passes(images, times):
+        for _ in range(times):
+            for part in images.split(50):
+                image = part.clone().requires_grad_()
+                torch.autograd.grad(am(image).amax(1).sum(), image)
+
+    def figure_2():
+        weights = attention_weights(am, few)
+        for method in ("gate_grad", "smooth_gate_grad"):
+            for gate, importance in channel_importance(am, few, method).items():
+                kendall_tau(weights[gate], importance), cosine(weights[gate], importance)
+
     def by_captum():
         from captum.attr import LayerFeatureAblation
 
@@ -74,7 +91,9 @@ def cases():
 
     return {
         "FullGrad map, against hook by hook": (lambda: FullGrad(net).attribute(x), lambda: hook_by_hook(net, x), 1e-4),
-        "Kendall 2000 × 64, against scipy's loop": (lambda: kendall_tau(*scores), lambda: [stats.kendalltau(a, b).statistic for a, b in zip(*scores)], 1e-12),
+        "Kendall 10,000 × 64, against scipy's loop": (lambda: kendall_tau(*scores), lambda: [stats.kendalltau(a, b).statistic for a, b in zip(*scores)], 1e-12),
+        "Kendall 1000 × 64, against torchmetrics": (lambda: kendall_tau(*scores[:, :1000]), lambda: kendall_rank_corrcoef(*columns), 1e-5),
+        "Figure 2 of one net, against its floor of 26 forward and backward passes": (figure_2, lambda: passes(few, 26), None),
         "Jacobian norm, against vmap(jacrev)": (lambda: jacobian_norm(net, few), lambda: vmap(jacrev(lambda image: net(image[None])[0]))(few).flatten(1).norm(dim=1).detach(), 1e-4),
         "Jacobian norm, against its floor of 11 forwards": (lambda: jacobian_norm(net, few), lambda: forwards(few, 11), None),
         "ablation of all 160 channels, against captum's of 64": (lambda: channel_importance(am, few, "ablation", 0)["features.2.gate"].numpy(), by_captum, 1e-4),
