@@ -245,6 +245,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                'fmm_nb.graphs.finish': ('lib/graphs.html#finish', 'fmm_nb/graphs.py'),
                                'fmm_nb.graphs.fused': ('lib/graphs.html#fused', 'fmm_nb/graphs.py'),
                                'fmm_nb.graphs.in_turn': ('lib/graphs.html#in_turn', 'fmm_nb/graphs.py'),
+                               'fmm_nb.graphs.prepare': ('lib/graphs.html#prepare', 'fmm_nb/graphs.py'),
                                'fmm_nb.graphs.recorded': ('lib/graphs.html#recorded', 'fmm_nb/graphs.py'),
                                'fmm_nb.graphs.run_together': ('lib/graphs.html#run_together', 'fmm_nb/graphs.py')},
             'fmm_nb.judgement': { 'fmm_nb.judgement.Claim': ('lib/judgement.html#claim', 'fmm_nb/judgement.py'),

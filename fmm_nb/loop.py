@@ -58,13 +58,15 @@ def resolved_precision(protocol: Protocol, device: str = "cpu") -> str:
 @contextmanager
 def arithmetic():
     "Within the block torch computes with one thread, and on a GPU in full float32."
-    threads = torch.get_num_threads()
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(products)
 
 # %% ../nbs/lib/14_loop.ipynb #95093baf
 @torch.no_grad()
@@ -175,7 +177,9 @@ class Training:
         "Write the row of the epoch that is over."
         self.epoch, self.step = self.epoch + 1, 0
         self.diverged_at = None if math.isfinite(loss) else self.epoch
-        self.history.append({"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy} | evaluated(self))
+        columns = {"train_loss": loss, "train_accuracy": accuracy} | evaluated(self)
+        self.diverged_at = None if all(map(math.isfinite, columns.values())) else self.epoch  # also if only its last step went astray
+        self.history.append({"epoch": self.epoch} | columns)
 
 # %% ../nbs/lib/14_loop.ipynb #5a839a16
 def step(
@@ -195,10 +199,10 @@ def step(
 
 @torch.no_grad()
 def running(
-    logits: Tensor,  # [..., N, K]
-    targets: Tensor,  # [..., N, K]
-    losses: Tensor,  # [..., N]
-) -> Tensor:  # float64 [..., 2]
+    logits: Tensor,  # [N, K]
+    targets: Tensor,  # [N, K]
+    losses: Tensor,  # [N]
+) -> Tensor:  # float64 [2]
     "The sums over a batch of losses and of correct decisions."
     correct = logits.argmax(-1) == targets.argmax(-1)
     return torch.stack([losses.double().sum(-1), correct.double().sum(-1)], -1)

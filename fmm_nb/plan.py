@@ -54,7 +54,7 @@ SCALES = {
         test_images=1000,
     ),
     "paper": Scale(
-        title="paper: the sources' own protocol",
+        title="paper: for a GPU",
         evidence=True,
         datasets=("mnist", "fashion_mnist"),
         where_found=("cifar10",),

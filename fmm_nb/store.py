@@ -85,7 +85,8 @@ def read_net(
     for name, value in tensors.items():
         epoch, _, parameter = name.partition("/")
         weights.setdefault(int(epoch), {})[parameter] = value
-    history, known = pd.DataFrame(record["history"]), ("spec", "history", "diverged_at", "shape", "sha256")
+    history = pd.DataFrame(record["history"])
+    history, known = history.astype(dict.fromkeys(history.columns.drop("epoch"), float)), ("spec", "history", "diverged_at", "shape", "sha256")
     rest = {name: value for name, value in record.items() if name not in known}
     return Trained(from_dict(record["spec"]), history, record["diverged_at"], test_correct, weights, record["shape"], rest)
 

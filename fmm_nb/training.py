@@ -29,10 +29,12 @@ def train(
     spec: Spec,
     images: ImageSet,  # the whole set: `spec.n_train` is applied here
     device: str | None = None,  # None: a GPU where there is one
-    checkpoint: str | Path | None = None,  # a file: an interrupted training goes on from there
+    checkpoint: str | Path | None = None,  # a file: an interrupted training goes on from there, on a CPU
 ) -> Trained:
     "Train one net, with a progress bar on a terminal; torch's threads and generator are left as they were."
     device = device or usual_device()
+    if device != "cpu":
+        return _abreast([spec], images, device)[0]
     training = Training(spec, parts(spec, images, device), device)
     with arithmetic(), _bar(spec, f"seed {spec.seed}") as bar:
         run(training, checkpoint and Path(checkpoint), bar.update)
@@ -83,7 +85,7 @@ def _pickled(task: bytes) -> bytes:
     return pickle.dumps([train(spec, images, "cpu") for spec in specs])
 
 # %% ../nbs/lib/17_training.ipynb #206bb7c5
-ABREAST = 16  # trainings at once on one GPU: on an H200 sixteen were a twentieth faster than ten
+ABREAST = 16  # trainings at once on one GPU: on an H200 sixteen were at most a twentieth faster than ten
 
 
 def _abreast(specs: list[Spec], images: ImageSet, device: str) -> list[Trained]:
@@ -95,11 +97,12 @@ def _abreast(specs: list[Spec], images: ImageSet, device: str) -> list[Trained]:
 
 
 def programs(specs: list[Spec]) -> list[list[Spec]]:
-    "Specs in groups that train abreast: on the same images, with as many steps."
+    "Specs in groups that train abreast: one arm on the same images, with as many steps."
     groups = {}
     for spec in dict.fromkeys(specs):
         of = spec.protocol
-        groups.setdefault((spec.data, spec.n_train, of.validation, of.precision == "float64", of.epochs, of.batch_size), []).append(spec)
+        key = (spec.model, repr(spec.options), spec.data, spec.n_train, of.validation, of.precision == "float64", of.epochs, of.batch_size)
+        groups.setdefault(key, []).append(spec)
     return [group[first : first + ABREAST] for group in groups.values() for first in range(0, len(group), ABREAST)]
 
 
@@ -114,6 +117,7 @@ def _group(specs: list[Spec], shared: Parts, device: str) -> dict[Spec, Trained]
     except torch.cuda.OutOfMemoryError:
         if len(specs) == 1:
             raise
+        torch.cuda.synchronize()  # what was begun ends before its memory is used again
         trainings = []
     if not trainings:
         half = (len(specs) + 1) // 2

@@ -30,14 +30,17 @@ def digits():
 
 def distance(one, other):
     "The largest relative distance of two states."
-    return max(float((one[name].cpu() - other[name].cpu()).double().norm() / one[name].double().norm().clamp_min(1e-300)) for name in one)
+    return torch.stack([(one[name].cpu() - other[name].cpu()).double().norm() / one[name].cpu().double().norm().clamp_min(1e-300) for name in one]).max().item()
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_replayed_steps_give_the_weights_of_the_same_steps_on_the_cpu(name, digits):
+def test_replayed_steps_give_the_weights_of_the_same_steps_on_the_cpu(name, digits, monkeypatch):
+    recorded = []
+    monkeypatch.setattr(graphs, "recorded", lambda program, record=graphs.recorded: recorded.append(record(program)) or recorded[-1])
     specs = [replace(RECIPES[name], seed=seed) for seed in range(2)]
     together = [Training(spec, parts(spec, digits, "cuda"), "cuda") for spec in specs]
     run_together(together)
+    assert len(recorded) == len(specs)
     for spec, training in zip(specs, together):
         alone = Training(spec, parts(spec, digits))
         run(alone)
@@ -67,8 +70,9 @@ def test_other_arms_and_rates_train_abreast_and_learn(precision, digits):
 
 
 def test_a_training_that_diverges_leaves_the_others_alone(digits):
-    calm = RECIPES["cnn"]
-    wild = replace(calm, protocol=replace(EXACT, learning_rate=1e6))
+    calm = replace(RECIPES["cnn"], protocol=Protocol(epochs=3, batch_size=20, precision="float32"))
+    wild = replace(calm, protocol=replace(calm.protocol, learning_rate=1e4))
+    assert train(wild, digits, "cpu").diverged_at
     one, other = train_many([calm, wild], digits)
     assert one.diverged_at is None and other.diverged_at
-    assert distance(train(calm, digits, "cpu").weights[4], one.weights[4]) < 1e-6
+    assert distance(train(calm, digits, "cpu").weights[3], one.weights[3]) < 1e-2

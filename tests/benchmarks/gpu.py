@@ -111,7 +111,8 @@ def main():
                 profile(net, epochs, parts)
         return
     copy, multiply = roof()
-    rows = []
+    rows, card = [], re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
+    table = Path(args.out or ROOT / "data" / "results" / "bench") / f"{card}.csv"
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: copies {copy:.0f} GB/s, multiplies {multiply:.0f} TFLOP/s in bfloat16", flush=True)
     for precision, net, (way, (count, epochs)) in product(("bfloat16", "float32"), ("cnn", "am"), WAYS.items()):
         torch.compiler.reset()  # it keeps only some forms at a time
@@ -121,9 +122,7 @@ def main():
         rate = len(given) * BATCH * STEPS / seconds
         rows.append({"net": net, "precision": precision, "way": way, "images_per_second": round(rate), "ms_per_step": round(1e3 * BATCH / rate, 4)})
         print(rows[-1], flush=True)
-    card = re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
-    folder = Path(args.out or ROOT / "data" / "results" / "bench")
-    pd.DataFrame(rows).assign(torch=torch.__version__, copy_gb_s=round(copy), bfloat16_tflops=round(multiply)).to_csv(folder / f"{card}.csv", index=False)
+        pd.DataFrame(rows).assign(torch=torch.__version__, copy_gb_s=round(copy), bfloat16_tflops=round(multiply)).to_csv(table, index=False)
 
 
 if __name__ == "__main__":
