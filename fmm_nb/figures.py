@@ -33,6 +33,10 @@ ARMS = {
     "am_random": ("random gate", "#B8860B", "<"),
     "am_half": ("constant gate ½", "#A65628", ">"),
     "cnn_matched": ("CNN, parameters matched", "#999933", "h"),
+    "cnn_mixup": ("vanilla CNN, mixup", "#44AA99", "*"),
+    "am_mixup": ("AM, mixup", "#332288", "p"),
+    "cnn_mixup_weak": ("vanilla CNN, weak mixup", "#88CCEE", "d"),
+    "am_mixup_weak": ("AM, weak mixup", "#AA4499", "H"),
 }
 
 
