@@ -27,6 +27,8 @@ class Scale:
     protocol: Protocol  # how the toy nets are trained
     test_images: int | None  # that measures other than accuracy look at, the first ones; None: all
     learning_rates: dict[str, float] = field(default_factory=dict)  # of single arms, in place of the protocol's
+    paths: int = 200  # a kind, through test images
+    path_points: int = 120  # on each
 
 # %% ../nbs/lib/08_plan.ipynb #ef447168
 SCALES = {
@@ -39,6 +41,8 @@ SCALES = {
         n_train=1500,
         protocol=Protocol(epochs=3, batch_size=30, learning_rate=0.02, snapshots=(1,)),
         test_images=50,
+        paths=8,
+        path_points=60,
     ),
     "cpu": Scale(
         title="cpu: hours on two cores",
@@ -60,6 +64,7 @@ SCALES = {
         n_train=None,
         protocol=Protocol(snapshots=(5, 10, 20, 50, 100)),
         test_images=None,
+        path_points=256,
     ),
 }
 
@@ -111,7 +116,7 @@ EXPERIMENTS = {
         arms=("cnn", "am"),
         share={"smoke": 80, "cpu": 0.5 * 3600},
         variants=({}, *({"mixup": alpha} for alpha in MIXUP)),
-        sizes={"smoke": {"datasets": ("mnist_mini",)}, "cpu": {"datasets": ("mnist",)}, "paper": {"datasets": ("mnist",)}},
+        sizes={"smoke": {"datasets": ("mnist_mini",)}, "cpu": {"datasets": ("mnist",), "path_points": 36}, "paper": {"datasets": ("mnist",)}},
     ),
 }
 
