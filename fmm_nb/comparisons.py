@@ -78,7 +78,7 @@ def arm_rows(
     name, _, conditions = arm.rstrip("]").partition("[")
     found = rows[rows.model == name] if "model" in rows else rows.iloc[:0]
     for column, value in (condition.split("=") for condition in conditions.split(",") if condition):
-        found = found[[_same(cell, value) for cell in found[column]]] if column in found else found.iloc[:0]
+        found = found.loc[[_same(cell, value) for cell in found[column]]] if column in found else found.iloc[:0]
     return found
 
 
