@@ -34,10 +34,10 @@ ARMS = {
     "am_random": ("random gate", "#B8860B", "<"),
     "am_half": ("constant gate ½", "#A65628", ">"),
     "cnn_matched": ("CNN, parameters matched", "#999933", "h"),
-    "cnn_mixup": ("vanilla CNN, mixup", "#44AA99", "*"),
-    "am_mixup": ("AM, mixup", "#332288", "p"),
-    "cnn_mixup_weak": ("vanilla CNN, weak mixup", "#88CCEE", "d"),
-    "am_mixup_weak": ("AM, weak mixup", "#AA4499", "H"),
+    "cnn_mixup": ("vanilla CNN, mixup", "#44AA99", "p"),
+    "am_mixup": ("AM, mixup", "#332288", "H"),
+    "cnn_mixup_weak": ("vanilla CNN, weak mixup", "#88CCEE", "8"),
+    "am_mixup_weak": ("AM, weak mixup", "#AA4499", "d"),
 }
 
 
@@ -171,7 +171,7 @@ def log_axis(
     "Label a horizontal axis of natural logarithms with what they are of, at round numbers."
     low, high = ax.get_xlim()
     decades = np.arange(np.floor(low / np.log(10)), np.ceil(high / np.log(10)) + 1)
-    for steps in ([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1]):
+    for steps in ([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]):
         ticks = np.log([step * 10**decade for decade in decades for step in steps])
         ticks = ticks[(low <= ticks) & (ticks <= high)]
         if len(ticks) <= 7:
