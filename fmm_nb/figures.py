@@ -120,7 +120,7 @@ def arm_differences(
     ax.yaxis.set_inverted(True)
     return _cut(ax, table)
 
-
+# %% ../nbs/lib/29_figures.ipynb #eb1813b7
 def _limit(ax: Axes, table: pd.DataFrame) -> None:
     "Let the axis end where one line would squeeze all others."
     reach = table[["low", "high"]].abs().max(axis=1)
