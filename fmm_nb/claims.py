@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from . import rules
-from .comparisons import ARM, arm_rows, expanded
+from .comparisons import ARM, across_arms, arm_rows, expanded
 from .errors import InputError, unknown
 from .files import build_folder, data_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
 from .plan import EXPERIMENTS, SCALES, nets
-from .results import PARTS, known_rows, one_precision, whole_set
+from .results import PARTS, known_rows, one_precision, together, whole_set
 from .rules import Evidence
 from .statistics import detectable
 
@@ -47,8 +47,11 @@ def planned(
         return rows
     sets = {whole_set(data): data for data in sorted(rows.data.dropna().unique(), key=lambda data: data == whole_set(data))}  # the whole wins
     sets = [data for data in sets.values() if not (SCALES[scale].evidence and data in PARTS)]
-    complete = [rows[rows.key.isin(keys)] for data in sets for keys in _arms(name, scale, data) if keys <= set(rows.key)]
-    return one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0]
+    arms = {data: _arms(name, scale, data) for data in sets}
+    complete = [rows[rows.key.isin(keys)] for data in sets for keys in arms[data] if keys <= set(rows.key)]
+    found = one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0]
+    whole = [data for data in sets if arms[data] and set().union(*arms[data]) <= set(rows.key)]
+    return together(found, across_arms(found[found.data.isin(whole)]))
 
 
 def _arms(name: str, scale: str, data: str) -> list[set[str]]:

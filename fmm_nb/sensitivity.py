@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INPUT_SCALES', 'MEMORY', 'MATRICES', 'OUTPUTS', 'READINGS', 'DEFINITIONS', 'float_images', 'in_batches', 'logits_of',
            'input_unit', 'kept_bytes', 'jacobian_gram', 'jacobian_norms', 'jacobian_norm', 'Moments',
-           'output_sensitivities', 'output_sensitivity']
+           'output_sensitivities', 'output_sensitivity', 'jacobian_sensitivities']
 
 # %% ../nbs/lib/22_sensitivity.ipynb #9fa3bbb4
 from collections.abc import Iterator
@@ -160,12 +160,14 @@ def jacobian_norms(
         if output not in OUTPUTS:
             raise unknown("output", output, OUTPUTS)
     gram, logits = jacobian_gram(model, x, batch_size, unit)
-    found = {}
-    for output in outputs:
-        matrix = MATRICES[output](logits) if output in MATRICES else None
-        norm = _spectral(gram) if matrix is None else ((matrix @ gram) * matrix).sum((1, 2))  # the trace of A G Aᵀ
-        found[output] = norm.clamp_min(0) if squared else norm.clamp_min(0).sqrt()
-    return found
+    return {output: _norm(gram, logits, output, squared) for output in outputs}
+
+
+def _norm(gram: Tensor, logits: Tensor, output: str, squared: bool = False) -> Tensor:
+    "A norm of the Jacobian from its Gram matrix."
+    matrix = MATRICES[output](logits) if output in MATRICES else None
+    norm = _spectral(gram) if matrix is None else ((matrix @ gram) * matrix).sum((1, 2))  # the trace of A G Aᵀ
+    return norm.clamp_min(0) if squared else norm.clamp_min(0).sqrt()
 
 
 def jacobian_norm(
@@ -269,3 +271,17 @@ def output_sensitivity(
     if definition not in DEFINITIONS:
         raise unknown("definition", definition, DEFINITIONS)
     return output_sensitivities(model, x, (sigma,), draws, seed, unit)[sigma][definition]
+
+# %% ../nbs/lib/22_sensitivity.ipynb #6ad05fea
+def jacobian_sensitivities(
+    model: nn.Module,
+    x: Tensor,  # [N, C, H, W]: a test set
+    unit: Tensor | None = None,  # [C], see `jacobian_gram`
+    batch_size: int = 32,
+) -> dict[str, float]:  # by definition: a name of `OUTPUTS`, "squared" (of the logits), "temperature_matched"
+    "Means of the Jacobian's norms over some images, from one pass over them. Source: Novak et al. 2018."
+    gram, logits = (values.double() for values in jacobian_gram(model, x, batch_size, unit))
+    found = {output: _norm(gram, logits, output).mean().item() for output in OUTPUTS}
+    squares = {output: _norm(gram, logits, output, squared=True).mean() for output in ("logits", "centred")}
+    spread = READINGS["centred"](logits).var(0, correction=0).sum()
+    return found | {"squared": squares["logits"].item(), "temperature_matched": (squares["centred"] / spread).sqrt().item()}

@@ -123,7 +123,7 @@ def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, m
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("run 4", "unknown experiment '4'; possible: 01_random_curves, 02_importance"),
+        ("run 88", "unknown experiment '88'; possible: 01_random_curves, 02_importance"),
         ("run --scale huge", "unknown scale 'huge'; possible: cpu, paper, smoke"),
         ("run --workers 0", "workers must be a whole number of at least 1, got 0"),
         ("list model", "unknown list 'model'; did you mean 'models'"),
@@ -188,9 +188,8 @@ def test_listing_and_explaining_do_not_import_torch(line):
 
 
 def test_the_plan_keeps_within_its_shares():
-    from fmm_nb.plan import EXPERIMENTS, SCALES, core_seconds, nets, sizes_of
+    from fmm_nb.plan import EXPERIMENTS, SCALES, added, core_seconds
 
     for scale in SCALES:
         for name, experiment in EXPERIMENTS.items():
-            sizes = sizes_of(name, scale)
-            assert core_seconds(nets(name, scale, [*sizes.datasets, *sizes.where_found])) <= experiment.share.get(scale, float("inf"))
+            assert core_seconds(added(name, scale)) <= experiment.share.get(scale, float("inf"))

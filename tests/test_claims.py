@@ -1,4 +1,5 @@
 """From rows to verdicts: what decides, what does not, and what must never be mixed."""
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,39 @@ def test_the_share_of_a_gain_waits_for_the_gain():
 @pytest.mark.parametrize("way", ["[]", "[[NaN, 10.0]]", None])
 def test_ways_that_cannot_be_compared_are_passed_over(way):
     assert equal_loss(rows_of(way=way), "am", "cnn") is None
+
+
+def sensitive(heights, loss=0.5, **columns):
+    "Rows of page 05: J of each arm round a height at the end, and half of it at the first snapshot; errors fall as J does."
+    rows, chance = rows_of(means={arm: 95 - np.log(heights.get(arm, 4.0)) for arm in GOOD}), np.random.default_rng(1)
+    ends = rows.model.map(lambda arm: heights.get(arm, 4.0)) * np.exp(chance.normal(0, 0.005, len(rows)))
+    ways = [json.dumps([[2.0, end / 2], [loss, end]]) for end in ends]
+    return rows.assign(points="test", jacobian_logits=ends, output_sensitivity=1 / ends, jacobian_logits__way=ways, **columns)
+
+
+def test_correlations_over_the_arms_follow_from_the_rows_of_all_arms():
+    rows = planned(sensitive({arm: 1.0 + place for place, arm in enumerate(GOOD)}), "smoke", "05_sensitivity")
+    over = rows[rows.model == "all"].pivot(index="seed", columns="sensitivity", values="correlation_with_error")
+    assert len(over) == SCALES["smoke"].seeds and (over.jacobian_logits > 0.9).all() and (over.output_sensitivity < -0.9).all()
+    assert "all" not in set(planned(rows[rows.model != "am_tanh"], "smoke", "05_sensitivity").model)
+    assert "all" not in set(planned(rows_of(), "smoke", PAGE).model)
+
+
+def test_multiplication_is_the_cause_only_where_nothing_else_does_as_well():
+    claim = replace(CLAIMS["M42"], data=("mnist",))
+    alone, half = evidence(claim, sensitive({"am": 1.0})), evidence(claim, sensitive({"am": 1.0, "am_half": 1.0}))
+    assert alone.support < 0.01 and half.support > 0.05
+    assert half.contradict < 0.01 < 0.05 < alone.contradict
+
+
+def test_a_difference_that_is_gone_at_equal_loss_depends_on_it_and_supports_no_cause():
+    slow = sensitive({"am": 3.0})
+    slow["jacobian_logits__way"] = [json.dumps([[2.0, 1.0], [1.0, 3.2]]) if model == "am" else json.dumps([[2.0, 1.0], [0.9, 3.0], [0.1, 4.0]]) for model in slow.model]
+    found = evidence(replace(CLAIMS["M35"], data=("mnist",)), slow)
+    assert found.support < 0.01 and found.depends_on == "equal training loss"
+    assert evidence(replace(CLAIMS["M42"], data=("mnist",)), slow).support > 0.05
+    never = evidence(replace(CLAIMS["M42"], data=("mnist",)), sensitive({"am": 1.0}).drop(columns="jacobian_logits__way"))
+    assert never.support == 1.0 and never.note == "not comparable at equal training loss"
 
 
 def test_a_lost_bit_of_an_image_costs_its_part_of_the_interval_only():

@@ -10,10 +10,11 @@ from fmm_nb import sensitivity
 from fmm_nb.batches import stream
 from fmm_nb.errors import InputError
 from fmm_nb.models import create_model
-from fmm_nb.sensitivity import DEFINITIONS, OUTPUTS, jacobian_gram, jacobian_norm, jacobian_norms, output_sensitivities, output_sensitivity
+from fmm_nb.sensitivity import DEFINITIONS, OUTPUTS, jacobian_gram, jacobian_norm, jacobian_norms, jacobian_sensitivities, output_sensitivities, output_sensitivity
 
 MEASURES = {
     "jacobian": lambda net, x: jacobian_norms(net, x, batch_size=2),
+    "jacobian_means": lambda net, x: jacobian_sensitivities(net, x, batch_size=2),
     "noise": lambda net, x: output_sensitivities(net, x, (0.1, 0.3), draws=2, batch_size=2),
 }
 
@@ -120,6 +121,19 @@ def test_definitions_are_what_they_say(case):
             expected["probabilities"] += ((soft(after) - soft(before)) ** 2).sum(1).mean() / 2
             expected["temperature_matched"] += (centred(change) ** 2).sum(1).mean() / centred(before).var(0).sum() / 2
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_means_of_the_jacobian_are_what_they_say(case):
+    net, x = case
+    found, unit = jacobian_sensitivities(net, x, torch.tensor([2.0, 3.0]), batch_size=4), torch.tensor([2.0, 3.0])
+    whole = torch.func.vmap(torch.func.jacrev(lambda image: net.eval()(image[None])[0]))(x) * unit[:, None, None]
+    logits = net(x)
+    centred = whole - whole.mean(1, keepdim=True)
+    spread = (logits - logits.mean(1, keepdim=True)).var(0, correction=0).sum()
+    assert found["logits"] == pytest.approx(whole.flatten(1).norm(dim=1).mean().item(), rel=1e-9)
+    assert found["squared"] == pytest.approx(whole.flatten(1).square().sum(1).mean().item(), rel=1e-9)
+    assert found["centred"] == pytest.approx(centred.flatten(1).norm(dim=1).mean().item(), rel=1e-9)
+    assert found["temperature_matched"] == pytest.approx((centred.flatten(1).square().sum(1).mean() / spread).sqrt().item(), rel=1e-9)
 
 
 def test_half_gates_are_a_smaller_learning_rate_bit_for_bit():
