@@ -153,8 +153,7 @@ class Training:
         self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
         self.epoch, self.step = 0, 0  # epochs that are over, steps of the current one that are over
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the current epoch: losses, correct decisions
-        self.history, self.kept, self.diverged_at, self.test_correct = [], {}, None, None
-        self.seconds = 0.0
+        self.history, self.kept, self.diverged_at, self.test_correct, self.seconds = [], {}, None, None, 0.0
         if self.over:  # no epoch at all
             self.history.append({"epoch": 0} | evaluated(self))
 
@@ -177,9 +176,9 @@ class Training:
         "Write the row of the epoch that is over."
         self.epoch, self.step = self.epoch + 1, 0
         self.diverged_at = None if math.isfinite(loss) else self.epoch
-        columns = {"train_loss": loss, "train_accuracy": accuracy} | evaluated(self)
-        self.diverged_at = None if all(map(math.isfinite, columns.values())) else self.epoch  # also if only its last step went astray
-        self.history.append({"epoch": self.epoch} | columns)
+        row = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy} | evaluated(self)
+        self.diverged_at = None if all(map(math.isfinite, row.values())) else self.epoch  # its last step alone may go astray
+        self.history.append(row)
 
 # %% ../nbs/lib/14_loop.ipynb #5a839a16
 def step(

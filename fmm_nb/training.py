@@ -117,7 +117,8 @@ def _group(specs: list[Spec], shared: Parts, device: str) -> dict[Spec, Trained]
     except torch.cuda.OutOfMemoryError:
         if len(specs) == 1:
             raise
-        torch.cuda.synchronize()  # what was begun ends before its memory is used again
+        if device != "cpu":
+            torch.cuda.synchronize()  # what was begun ends before its memory is used again
         trainings = []
     if not trainings:
         half = (len(specs) + 1) // 2
