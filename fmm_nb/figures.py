@@ -108,17 +108,21 @@ def arm_differences(
     _, low, high = mean_interval(frame[frame.model == reference][value])
     ax.axvspan(low - centre, high - centre, color=INK, alpha=0.15, lw=0)
     ax.axvline(0, color=INK, lw=0.8)
+    told = {arm: value - reported[reference] for arm, value in (reported or {}).items() if reference in reported}
     for line, row in enumerate(table.itertuples()):
         _, colour, marker = ARMS[row.model]
         seeds = frame[frame.model == row.model][value] - centre
         ax.plot([row.low, row.high], [line, line], color=colour, lw=2, solid_capstyle="butt")
         ax.plot(row.difference, line, "|", color=colour, ms=11, mew=2)
         ax.plot(seeds, np.full(len(seeds), line + 0.22), marker, color=colour, ms=3, alpha=0.8, mew=0)
-        if reported and {row.model, reference} <= reported.keys():
-            ax.plot(reported[row.model] - reported[reference], line - 0.22, "d", mfc="none", mec=INK, ms=5)
+        if row.model in told:
+            ax.plot(told[row.model], line - 0.22, "d", mfc="none", mec=INK, ms=5)
     ax.set_yticks(range(len(table)), [label(arm) for arm in table.model])
     ax.yaxis.set_inverted(True)
-    return _cut(ax, table)
+    _cut(ax, table)
+    low, high = ax.get_xlim()
+    ax.set_xlim(min([low, *(1.2 * value for value in told.values())]), max([high, *(1.2 * value for value in told.values())]))
+    return ax
 
 # %% ../nbs/lib/29_figures.ipynb #eb1813b7
 def _limit(ax: Axes, table: pd.DataFrame) -> None:
