@@ -25,7 +25,7 @@ from filelock import FileLock
 from .errors import InputError, whole_number
 from .files import build_folder, data_folder, need_repository, sha256, writable_folder, written
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
-from .sources import reason
+from .sources import find, reason
 from .specs import Spec
 from .store import FailedTraining, Store
 from .workers import WORKER_ENVIRONMENT
@@ -280,6 +280,8 @@ def run(
     if dry_run:
         print("\n".join(line for page in due for line in why(page.name, scale, build)))
         return []
+    for data in dict.fromkeys(spec.data for spec in nets):
+        find(data)  # a set that is known from published rows alone can train nothing
     writable_folder(build / scale)
     failed = {}
     try:
