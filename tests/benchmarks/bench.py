@@ -140,7 +140,7 @@ def machine():
 
 def draw(table):
     "Images a second of each contender: runs as dots, the median as a bar, with its ratio to the plain loop's."
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot as plt, ticker
 
     from fmm_nb import figures
 
@@ -158,6 +158,7 @@ def draw(table):
         ax.set_yticks(range(len(CONTENDERS)), CONTENDERS)
         ax.yaxis.set_inverted(True)
         ax.margins(x=0.15)
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(4))
     figure.supxlabel("images a second, whole machine, training", fontsize=8)
     return figure
 
