@@ -10,6 +10,7 @@ __all__ = ['SCALE', 'WORKERS', 'ROOT', 'COMMANDS', 'run', 'paper', 'table', 'lis
 import argparse
 import os
 import sys
+import warnings
 
 from . import __version__
 from .errors import InputError, unknown
@@ -202,6 +203,8 @@ def main(
 ) -> int:  # 0, 1 where something failed, 2 for a mistake in what was given
     "Run a command of `fmm`."
     args = parser().parse_args(argv)
+    if argv is None:
+        warnings.formatwarning = lambda message, *where, **more: f"fmm: {message}\n"  # for people: without our source
     if argv is None and args.function in (run, paper):
         _start_anew()
     try:

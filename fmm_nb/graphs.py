@@ -94,7 +94,7 @@ def finish(program: Program) -> None:
     training.sums.zero_()
 
 # %% ../nbs/lib/15_graphs.ipynb #b39fc621
-LONG = 10_000  # steps
+LONG = 10_000  # steps of a training from which on fusing pays
 
 
 def _quick(model: torch.nn.Module, x: Tensor) -> Tensor:

@@ -77,8 +77,6 @@ class Block(nn.Module):
 class PoolWithMeans(torch.autograd.Function):
     "[N, C, H, W] → its 2×2 max-pool [N, C, H/2, W/2], and its means over space [N, C, 1, 1]."
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pooled, places = F.max_pool2d(x, 2, return_indices=True)

@@ -119,8 +119,8 @@ def _group(specs: list[Spec], shared: Parts, device: str) -> dict[Spec, Trained]
             raise
         if device != "cpu":
             torch.cuda.synchronize()  # what was begun ends before its memory is used again
-        trainings = []
-    if not trainings:
-        half = (len(specs) + 1) // 2
-        return _group(specs[:half], shared, device) | _group(specs[half:], shared, device)
-    return {training.spec: _finished(training) for training in trainings}
+    else:
+        return {training.spec: _finished(training) for training in trainings}
+    del trainings  # the halves need their memory
+    half = (len(specs) + 1) // 2
+    return _group(specs[:half], shared, device) | _group(specs[half:], shared, device)

@@ -106,7 +106,7 @@ def sidebar(pages, beside, scale):
     titled = [f"The paper <{p.name}>" if p.kind == "paper" else p.name for p in beside]
     return (
         toctree("Read", ["The paper <self>", "Read me <readme>", "Results <results>", "Data <data>", "API <api/index>"])
-        + toctree("Published" if beside else "Experiments", of["experiment"])
+        + toctree("Experiments", of["experiment"])
         + toctree(f"Your build (scale {scale})", titled)
         + toctree("How-to", of["howto"])
         + toctree("Library", of["library"])
