@@ -45,7 +45,10 @@ class Family:
     examples: tuple[str, ...]  # names, small ones
 
 
-FAMILIES: dict[str, Family] = {}
+FAMILIES = {
+    "wide_resnet": Family("wide residual nets of 6n + 4 layers; combine=add, mul, …", r"wrn(?P<depth>\d+)_(?P<width>\d+)", "models_residual.ResidualNet", ("wrn10_1", "wrn16_2")),
+    "stack": Family("residual nets of so many blocks of so many channels", r"stack(?P<blocks>\d+)_(?P<channels>\d+)", "models_residual.ResidualNet", ("stack4_8",)),
+}
 
 
 def family_of(name: str) -> tuple[Family, dict]:
