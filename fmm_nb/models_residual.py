@@ -85,8 +85,9 @@ class ResidualBlock(nn.Module):
         conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
         wrap, how, after = COMBINATIONS[combine]
         first = [conv(inputs, outputs, stride=stride), norm(outputs), unit("relu", outputs)]
-        branch = [Star(nn.Sequential(*first), conv(inputs, outputs, stride=stride))] if combine == "inside" else [*first, conv(outputs, outputs)]
-        branch += ([norm(outputs)] if order == "post" else []) + ([unit(attention, outputs)] if attention != "none" else [])
+        star = [Star(nn.Sequential(first[0], first[2]), conv(inputs, outputs, stride=stride)), norm(outputs)]
+        branch = star if combine == "inside" else [*first, conv(outputs, outputs), *([norm(outputs)] if order == "post" else [])]
+        branch += [unit(attention, outputs)] if attention != "none" else []
         self.before = nn.Sequential(norm(inputs), unit("relu", inputs)) if order == "pre" else nn.Identity()
         self.changes = inputs != outputs or stride != 1
         self.shortcut = nn.Identity()
@@ -122,6 +123,7 @@ class ResidualNet(nn.Module):
         batch_norm: bool = True,
         attention: str = "none",  # or a unit at the end of each branch, such as "se"
         shrink: int = 1,  # pixels a side of the squares that images are averaged over first
+        stem_stride: int = 1,  # of the first convolution
     ):
         super().__init__()
         for name, given, known in [("combine", combine, COMBINATIONS), ("order", order, ORDERS), ("shortcut", shortcut, SHORTCUTS)]:
@@ -131,7 +133,7 @@ class ResidualNet(nn.Module):
         make = partial(ResidualBlock, combine=combine, order=order, shortcut=shortcut, batch_norm=batch_norm, attention=attention)
         closing = lambda channels: [nn.BatchNorm2d(channels) if batch_norm else nn.Identity(), unit("relu", channels)]
         self.shrink = nn.AvgPool2d(whole_number("shrink", shrink, most=image_size)) if shrink != 1 else nn.Identity()
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), *(closing(channels) if order == "post" else []))
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, whole_number("stem_stride", stem_stride), padding=1, bias=False), *(closing(channels) if order == "post" else []))
         shapes = [(outputs, 2 if stage and not block else 1) for stage, (outputs, count) in enumerate(sizes) for block in range(count)]
         inputs = [channels, *(outputs for outputs, _ in shapes)]
         self.blocks = nn.Sequential(*[make(i, o, stride) for i, (o, stride) in zip(inputs, shapes)])
