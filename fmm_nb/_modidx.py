@@ -292,6 +292,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                              'fmm_nb.loop.Trained.model': ('lib/loop.html#trained.model', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.Training': ('lib/loop.html#training', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.Training.__init__': ('lib/loop.html#training.__init__', 'fmm_nb/loop.py'),
+                             'fmm_nb.loop.Training.diverged_step': ('lib/loop.html#training.diverged_step', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.Training.draws': ('lib/loop.html#training.draws', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.Training.end_epoch': ('lib/loop.html#training.end_epoch', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.Training.over': ('lib/loop.html#training.over', 'fmm_nb/loop.py'),
