@@ -68,9 +68,11 @@ def list_experiments(args) -> list[tuple]:
 
 def list_models(args) -> list[tuple]:
     "Nets and the argument in which each differs."
-    from fmm_nb.specs import MODELS
+    from fmm_nb.specs import FAMILIES, MODELS
 
-    return [("model", "differs from cnn in"), *[(name, ", ".join(f"{k}={v}" for k, v in how.items()) or "—") for name, how in MODELS.items()]]
+    arms = [(name, ", ".join(f"{k}={v}" for k, v in how.items()) or "—") for name, how in MODELS.items()]
+    families = [(", ".join(family.examples) + ", …", family.title) for family in FAMILIES.values()]
+    return [("model", "differs from cnn in"), *arms, *families]
 
 
 def list_data(args) -> list[tuple]:

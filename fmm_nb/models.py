@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['GATES', 'INITIALISATIONS', 'toy_gate', 'Block', 'PoolWithMeans', 'ToyNet', 'feature_size', 'initialise',
-           'count_parameters', 'count_macs', 'matched_widths', 'list_models', 'create_model']
+           'count_parameters', 'count_macs', 'matched_widths', 'list_models', 'builder_of', 'create_model']
 
 # %% ../nbs/lib/11_models.ipynb #0df75d0f
+import inspect
+from collections.abc import Callable
 from functools import reduce
+from importlib import import_module
 from itertools import product
 
 import torch
@@ -17,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError, unknown, whole_number
 from .gates import ConstantGate, Gated, RandomGate, ReLUGate, SEGate, ShuffledGate, StaticGate, evaluation, unit
-from .specs import MODELS
+from .specs import MODELS, family_of, list_names
 
 # %% ../nbs/lib/11_models.ipynb #9540e618
 GATES = ("none", "se", "constant", "static", "random")
@@ -207,26 +210,35 @@ def matched_widths(
 
 # %% ../nbs/lib/11_models.ipynb #fa9690fa
 def list_models() -> list[str]:
-    "The names that `create_model` knows, in the order of the table."
-    return list(MODELS)
+    "The names that `create_model` knows, in the order of the table, and some of each family."
+    return list_names()
 
 # %% ../nbs/lib/11_models.ipynb #73305569
+def builder_of(name: str) -> tuple[Callable, dict, set]:
+    "What builds a net, the arguments that its name states, and those that a caller may not state; raises `InputError` for an unknown name."
+    shape = {"in_channels", "image_size", "num_classes"}
+    if name in MODELS:
+        return ToyNet, MODELS[name], shape
+    family, stated = family_of(name)
+    module, _, function = family.builder.partition(".")
+    return getattr(import_module(f"fmm_nb.{module}"), function), stated, shape | stated.keys()
+
+# %% ../nbs/lib/11_models.ipynb #c2f0fe30
 def create_model(
-    name: str,  # a name of `list_models()`
+    name: str,  # a name of `list_models()`, or another one of its families
     in_channels: int = 1,
     image_size: int = 28,  # pixels a side
     num_classes: int = 10,
-    **options,  # arguments of `ToyNet` that the arm does not set itself
+    **options,  # arguments of the builder (of `ToyNet` for an arm of the table)
 ) -> nn.Module:  # [N, in_channels, image_size, image_size] → logits [N, num_classes]
     "A freshly drawn net, in training mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
-    if name not in MODELS:
-        raise unknown("model", name, MODELS, see="fmm list models")
+    builder, stated, fixed = builder_of(name)
     shape = {n: whole_number(n, v, most=10**5) for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]}
-    known = ToyNet.__init__.__annotations__
+    known = inspect.signature(builder).parameters.keys() - fixed
     for option in options:
         if option not in known:
-            raise unknown("option", option, known.keys() - shape.keys())
-    arm = MODELS[name] | shape | options
+            raise unknown("option", option, known)
+    arm = stated | shape | options
     if arm.get("widths") == "matched":
         arm["widths"] = matched_widths(**arm)
-    return ToyNet(**arm)
+    return builder(**arm)
