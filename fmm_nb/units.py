@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'QuotientGate', 'PReLUGate', 'XUnitGate', 'network_in_network', 'ECAGate', 'GCTGate', 'GlobalContextGate',
-           'MeanMaxGate', 'PlaceGate', 'SCSEGate', 'SimAMGate', 'HourglassGate']
+           'GatherGate', 'MeanMaxGate', 'PlaceGate', 'SCSEGate', 'SimAMGate', 'HourglassGate']
 
 # %% ../nbs/lib/40_units.ipynb #f7419b18
 import math
@@ -126,6 +126,20 @@ class GlobalContextGate(nn.Module):
         context = (x.flatten(2) * weight).sum(2)
         return torch.sigmoid(self.excite(self.activation(self.norm(self.squeeze(context)))))[:, :, None, None]
 
+# %% ../nbs/lib/40_units.ipynb #a04b01f7
+class GatherGate(nn.Module):
+    "Gate an element from a gathered neighbourhood, [N, C, H, W] → [N, C, H, W]. Source: GE-θ with extent 2, Hu et al. 2018."
+
+    sees = "neighbourhood"
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gather = nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(F.interpolate(self.norm(self.gather(x)), x.shape[2:]))
+
 # %% ../nbs/lib/40_units.ipynb #ae32af64
 class MeanMaxGate(nn.Module):
     "Gate a channel from its mean and its maximum, [N, C, H, W] → [N, C, 1, 1]. Source: CBAM's channel attention, Woo et al. 2018."
@@ -218,6 +232,7 @@ UNITS = {
     "global_context": lambda channels: Gated(GlobalContextGate(channels)),
     "cbam": lambda channels: nn.Sequential(Gated(MeanMaxGate(channels)), Gated(PlaceGate())),
     "scse": lambda channels: Gated(SCSEGate(channels)),
+    "ge_theta": lambda channels: Gated(GatherGate(channels)),
     "simam": lambda channels: Gated(SimAMGate()),
     "residual_attention": lambda channels: Gated(HourglassGate(channels)),
 }

@@ -4,6 +4,7 @@ import torch
 
 from fmm_nb.gates import all_units, gates_of, unit
 from fmm_nb.relatives import conditional
+from fmm_nb.specs import UNITS
 from fmm_nb.vision import prepare_torchvision
 
 CHANNELS = 32
@@ -78,3 +79,7 @@ def test_small_maps(name, size):
     maps = torch.randn(4, 8, size, size)
     found = unit(name, 8)(maps)
     assert found.shape == maps.shape and torch.isfinite(found).all()
+
+
+def test_the_names_of_nets_know_every_unit():
+    assert set(UNITS) == set(all_units())
