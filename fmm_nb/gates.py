@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMBINE', 'SQUASH', 'UNITS', 'KEEP_CHANNELS', 'KEEPING_MODULES', 'Gated', 'ReLUGate', 'SwishGate', 'SineGate',
-           'SEGate', 'ATACGate', 'ConstantGate', 'StaticGate', 'RandomGate', 'ShuffledGate', 'unit', 'gates_of',
-           'evaluation', 'read_gates', 'frozen_gates', 'replace_gate', 'replace_activations']
+           'SEGate', 'ATACGate', 'means_around', 'ConstantGate', 'StaticGate', 'RandomGate', 'ShuffledGate',
+           'all_units', 'unit', 'gates_of', 'evaluation', 'read_gates', 'frozen_gates', 'replace_gate',
+           'replace_activations']
 
 # %% ../nbs/lib/10_gates.ipynb #6bf6d5af
 import operator
@@ -126,26 +127,42 @@ class SEGate(nn.Module):
 
 # %% ../nbs/lib/10_gates.ipynb #276444c5
 class ATACGate(nn.Module):
-    "Gate an element from its own column of channels, [N, C, H, W] → [N, C, H, W]. Source: attentional activation, Dai et al. 2020."
-
-    sees = "column"
+    "Gate an element from its own column of channels, or from means round it, [N, C, H, W] → [N, C, H, W]. Source: attentional activation, Dai et al. 2020."
 
     def __init__(
         self,
         channels: int,  # C
         reduction: int = 2,  # C / reduction hidden channels
+        context: int | str = 1,  # pixels a side of the square whose mean is looked at, odd; "half" a map, or "global": [N, C, 1, 1]
+        inner_relu: bool = True,
+        batch_norm: bool = True,  # after each convolution; else biases
     ):
         super().__init__()
-        hidden = max(channels // reduction, 1)
-        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.squeeze_norm = nn.BatchNorm2d(hidden)
-        self.activation = Gated(ReLUGate())
-        self.excite = nn.Conv2d(hidden, channels, 1, bias=False)
-        self.excite_norm = nn.BatchNorm2d(channels)
+        if context not in ("half", "global") and whole_number("context", context) % 2 == 0:
+            raise InputError(f"context is an odd number of pixels, 'half' or 'global', got {context!r}")
+        hidden = max(channels // whole_number("reduction", reduction), 1)
+        norm = nn.BatchNorm2d if batch_norm else lambda channels: nn.Identity()
+        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=not batch_norm)
+        self.squeeze_norm = norm(hidden)
+        self.activation = Gated(ReLUGate()) if inner_relu else nn.Identity()
+        self.excite = nn.Conv2d(hidden, channels, 1, bias=not batch_norm)
+        self.excite_norm = norm(channels)
+        self.context, self.sees = context, {1: "column", "global": "means"}.get(context, "neighbourhood")
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.activation(self.squeeze_norm(self.squeeze(x)))
+        hidden = self.activation(self.squeeze_norm(self.squeeze(means_around(x, self.context))))
         return torch.sigmoid(self.excite_norm(self.excite(hidden)))
+
+
+def means_around(
+    x: Tensor,  # [N, C, H, W]
+    context: int | str,  # as of `ATACGate`
+) -> Tensor:  # [N, C, H, W], [N, C, 1, 1] where global
+    "The mean of the square around each place, as far as it lies within the map."
+    if context == "global":
+        return x.mean((2, 3), keepdim=True)
+    side = min(x.shape[2:]) // 4 * 2 + 1 if context == "half" else context
+    return x if side == 1 else F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
 
 # %% ../nbs/lib/10_gates.ipynb #c4da9f43
 class ConstantGate(nn.Module):
@@ -211,17 +228,26 @@ UNITS = {
     "sine": lambda channels: Gated(SineGate()),
     "se": lambda channels: Gated(SEGate(channels)),
     "atac": lambda channels: Gated(ATACGate(channels)),
+    "se_activation": lambda channels: Gated(ATACGate(channels, context="global")),
 }
 
 
+def all_units() -> dict[str, Callable[[int], nn.Module]]:
+    "What makes a unit from its number of channels, by name: the units of this page, of `units` and of `relatives`."
+    from fmm_nb import relatives, units
+
+    return UNITS | units.UNITS | relatives.UNITS
+
+
 def unit(
-    name: str,  # relu, swish, sine, se, atac
+    name: str,  # relu, swish, sine, se, atac, … : `all_units()` has all
     channels: int,  # C of the maps that it will see
-) -> Gated:  # [N, C, H, W] → [N, C, H, W]
+) -> nn.Module:  # [N, C, H, W] → [N, C, H, W]
     "A fresh activation unit; raises `InputError` for a name that does not exist."
-    if name not in UNITS:
-        raise unknown("unit", name, UNITS)
-    return UNITS[name](channels)
+    known = UNITS if name in UNITS else all_units()
+    if name not in known:
+        raise unknown("unit", name, known)
+    return known[name](channels)
 
 # %% ../nbs/lib/10_gates.ipynb #bbd6ea43
 def gates_of(model: nn.Module) -> dict[str, Gated]:

@@ -33,7 +33,9 @@ def learning_rate(
     step: int,  # from 0
     steps: int,  # in the whole training
 ) -> float:
-    "The rate at a step: constant, or on a half cosine from the start to zero."
+    "The rate at a step: constant, on a half cosine from the start to zero, or falling at some shares of the training."
+    if protocol.schedule == "steps":
+        return protocol.learning_rate * protocol.step_factor ** sum(step >= share * steps for share in protocol.step_at)
     share = (1 + math.cos(math.pi * step / steps)) / 2 if protocol.schedule == "cosine" else 1.0
     return protocol.learning_rate * share
 
@@ -194,7 +196,8 @@ def step(
     rate: float | Tensor,  # of `Training.rate`
 ) -> None:
     "One step of gradient descent; nothing is read from the device."
-    x, targets = batch(training.parts.pairs["train"][0], training.parts.targets, training.parts.mean_std, draw)
+    padded_black = training.spec.protocol.augmentation == "pad_crop_flip"
+    x, targets = batch(training.parts.pairs["train"][0], training.parts.targets, training.parts.mean_std, draw, padded_black)
     with torch.autocast(training.device, torch.bfloat16, enabled=training.precision == "bfloat16"):
         logits = training.forward(x)
     losses = F.cross_entropy(logits.to(targets.dtype), targets, reduction="none")

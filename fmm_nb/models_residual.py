@@ -122,7 +122,6 @@ class ResidualNet(nn.Module):
         shortcut: str = "conv",  # where the shape changes; or "conv_norm", "none"
         batch_norm: bool = True,
         attention: str = "none",  # or a unit at the end of each branch, such as "se"
-        shrink: int = 1,  # pixels a side of the squares that images are averaged over first
         stem_stride: int = 1,  # of the first convolution
     ):
         super().__init__()
@@ -132,7 +131,6 @@ class ResidualNet(nn.Module):
         sizes = stages(depth, width, blocks, channels)
         make = partial(ResidualBlock, combine=combine, order=order, shortcut=shortcut, batch_norm=batch_norm, attention=attention)
         closing = lambda channels: [nn.BatchNorm2d(channels) if batch_norm else nn.Identity(), unit("relu", channels)]
-        self.shrink = nn.AvgPool2d(whole_number("shrink", shrink, most=image_size)) if shrink != 1 else nn.Identity()
         self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, whole_number("stem_stride", stem_stride), padding=1, bias=False), *(closing(channels) if order == "post" else []))
         shapes = [(outputs, 2 if stage and not block else 1) for stage, (outputs, count) in enumerate(sizes) for block in range(count)]
         inputs = [channels, *(outputs for outputs, _ in shapes)]
@@ -142,7 +140,7 @@ class ResidualNet(nn.Module):
         draw(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.head(self.blocks(self.stem(self.shrink(x)))).mean((2, 3)))
+        return self.classifier(self.head(self.blocks(self.stem(x))).mean((2, 3)))
 
 # %% ../nbs/lib/35_models_residual.ipynb #4fa09c85
 def stages(

@@ -7,22 +7,22 @@ import torch
 from torch import nn
 
 from fmm_nb.errors import InputError
-from fmm_nb.gates import UNITS, Gated, frozen_gates, gates_of, read_gates, replace_activations, replace_gate, unit
+from fmm_nb.gates import Gated, all_units, frozen_gates, gates_of, read_gates, replace_activations, replace_gate, unit
 from fmm_nb.models import create_model, list_models
 from fmm_nb.vision import prepare_torchvision
 
 
-def module_of(name):
+def module_of(kind, name):
     "A net, or a unit on 8 channels, with a batch for it."
     torch.manual_seed(0)
-    if name in UNITS:
+    if kind == "unit":
         return unit(name, 8), torch.randn(4, 8, 6, 6)
     return create_model(name, in_channels=3, image_size=16, num_classes=5), torch.randn(4, 3, 16, 16)
 
 
-@pytest.fixture(params=[*list_models(), *UNITS])
+@pytest.fixture(params=[*(("net", name) for name in list_models()), *(("unit", name) for name in all_units())], ids=" ".join)
 def case(request):
-    return module_of(request.param)
+    return module_of(*request.param)
 
 
 def test_backward_reaches_every_parameter(case):
