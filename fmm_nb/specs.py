@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'MODELS_VERSION', 'MODELS', 'UNITS', 'FAMILIES', 'CHOICES', 'Family', 'family_of', 'list_names',
-           'Protocol', 'check_protocol', 'Spec', 'identity', 'differences', 'to_dict', 'from_dict']
+           'Protocol', 'check_protocol', 'Spec', 'Arm', 'identity', 'differences', 'to_dict', 'from_dict']
 
 # %% ../nbs/lib/07_specs.ipynb #0f54c2ae
 import hashlib
@@ -158,6 +158,18 @@ class Spec:
         "Sixteen hexadecimal digits of `identity`: the name of this net on disk."
         text = json.dumps(identity(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+# %% ../nbs/lib/07_specs.ipynb #3ae65875
+@dataclass(frozen=True)
+class Arm:
+    "What an experiment compares under one name: a net, and what is its own in how it is trained."
+
+    model: str  # as in `Spec`
+    options: dict = field(default_factory=dict, hash=False)  # keywords of `create_model`
+    protocol: dict = field(default_factory=dict, hash=False)  # what differs from the experiment's recipe
+    datasets: tuple[str, ...] = ()  # image sets on which it is trained; (): all of the experiment's
+    seeds: int | None = None  # so many; None: as many as the experiment has
+    part: str = ""  # of the page, whose rows stand in a table of their own; "": the rows that decide
 
 # %% ../nbs/lib/07_specs.ipynb #d11d8680
 def identity(spec: Spec) -> dict:
