@@ -38,6 +38,14 @@ ARMS = {
     "am_mixup": ("AM, mixup", "#332288", "H"),
     "cnn_mixup_weak": ("vanilla CNN, weak mixup", "#88CCEE", "8"),
     "am_mixup_weak": ("AM, weak mixup", "#AA4499", "d"),
+    "resnet": ("ResNet: x + F", "#767676", "o"),
+    "se_resnet": ("SE-ResNet: x + gate × F", "#56B4E9", "D"),
+    "fmmnet": ("FMMNet: x × F", "#D55E00", "X"),
+    "fmmnet_identity": ("x × (1 + αF), α from 0", "#0072B2", "s"),
+    "fmmnet_bounded": ("x × 2σ(F)", "#009E73", "P"),
+    "fmmnet_tanh": ("x × (1 + tanh F)", "#CC79A7", "v"),
+    "fmmnet_normalised": ("x × F, normalised", "#E69F00", "^"),
+    "fmmnet_inside": ("x + F₁ × F₂", "#332288", "H"),
 }
 
 
