@@ -474,6 +474,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                                                              'fmm_nb/residual_arms.py'),
                                       'fmm_nb.residual_arms.depth_arms': ('lib/residual_arms.html#depth_arms', 'fmm_nb/residual_arms.py'),
                                       'fmm_nb.residual_arms.depth_rate': ('lib/residual_arms.html#depth_rate', 'fmm_nb/residual_arms.py'),
+                                      'fmm_nb.residual_arms.fmmnet_arms': ('lib/residual_arms.html#fmmnet_arms', 'fmm_nb/residual_arms.py'),
                                       'fmm_nb.residual_arms.stack': ('lib/residual_arms.html#stack', 'fmm_nb/residual_arms.py')},
             'fmm_nb.results': { 'fmm_nb.results.Study': ('lib/results.html#study', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.answer': ('lib/results.html#study.answer', 'fmm_nb/results.py'),
