@@ -30,6 +30,7 @@ class Scale:
     learning_rates: dict[str, float] = field(default_factory=dict)  # of single arms, in place of the protocol's
     paths: int = 200  # a kind, through test images
     path_points: int = 120  # on each
+    slope_points: int = 2048  # where the variation of the slope is taken
 
 # %% ../nbs/lib/08_plan.ipynb #ef447168
 BEST_RATES = {"am_nomtp": 0.01} | dict.fromkeys(("am", "am_norl", "am_half", "am_static", "am_random", "am_shuffled"), 0.1)
@@ -46,6 +47,7 @@ SCALES = {
         test_images=50,
         paths=8,
         path_points=60,
+        slope_points=60,
     ),
     "cpu": Scale(
         title="cpu: hours on two cores",
