@@ -296,6 +296,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                              'fmm_nb.loop.evaluate': ('lib/loop.html#evaluate', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.evaluated': ('lib/loop.html#evaluated', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.has_bfloat16': ('lib/loop.html#has_bfloat16', 'fmm_nb/loop.py'),
+                             'fmm_nb.loop.jacobian_square': ('lib/loop.html#jacobian_square', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.learning_rate': ('lib/loop.html#learning_rate', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.resolved_precision': ('lib/loop.html#resolved_precision', 'fmm_nb/loop.py'),
                              'fmm_nb.loop.run': ('lib/loop.html#run', 'fmm_nb/loop.py'),

@@ -51,7 +51,7 @@ def planned(
     complete = [rows[rows.key.isin(keys)] for data in sets for keys in arms[data] if keys <= set(rows.key)]
     found = one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0]
     whole = [data for data in sets if arms[data] and set().union(*arms[data]) <= set(rows.key)]
-    return together(found, across_arms(found[found.data.isin(whole)]))
+    return together(found, across_arms(found[found.data.isin(whole) & found.model.isin(EXPERIMENTS[name].arms)]))
 
 
 def _arms(name: str, scale: str, data: str) -> list[set[str]]:
