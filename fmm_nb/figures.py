@@ -169,7 +169,7 @@ def effect_lines(
     _limit(ax, frame)
     return ax
 
-
+# %% ../nbs/lib/29_figures.ipynb #0e2853f8
 def log_axis(
     ax: Axes,
     sign: str = "×",  # before each number; "": they are no ratios
