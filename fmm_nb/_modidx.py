@@ -100,6 +100,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                     'fmm_nb.comparisons._same': ('lib/comparisons.html#_same', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.across_arms': ('lib/comparisons.html#across_arms', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.arm_rows': ('lib/comparisons.html#arm_rows', 'fmm_nb/comparisons.py'),
+                                    'fmm_nb.comparisons.as_difference': ('lib/comparisons.html#as_difference', 'fmm_nb/comparisons.py'),
+                                    'fmm_nb.comparisons.as_ratio': ('lib/comparisons.html#as_ratio', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.contrasts': ('lib/comparisons.html#contrasts', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.expanded': ('lib/comparisons.html#expanded', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.measured': ('lib/comparisons.html#measured', 'fmm_nb/comparisons.py'),
