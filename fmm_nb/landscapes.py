@@ -55,7 +55,7 @@ def landscape(
     if kind != "chord":
         row |= {f"{name}__{other}": mean(shape[other]) for other in ("high_harmonics", "spectral_centroid")}
         row |= {"slope_at_points": mean(shape["slope_at_points"]), "slope_at_points__raw": mean(shape["slope_at_points"] * shape["range"])}
-        row |= at_images(curves(net, Paths(torch.eye(3), x[chosen])), classes)
+        row |= at_images(curves(net, Paths(torch.eye(3), x[chosen]), output="centred"), classes)
     return row
 
 # %% ../nbs/lib/33_landscapes.ipynb #f9a6ab9e
