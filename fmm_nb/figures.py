@@ -34,6 +34,7 @@ ARMS = {
     "am_random": ("random gate", "#B8860B", "<"),
     "am_half": ("constant gate ½", "#A65628", ">"),
     "cnn_matched": ("CNN, parameters matched", "#999933", "h"),
+    "cnn_jacobian": ("vanilla CNN, Jacobian penalty", "#DDAA33", "*"),
     "cnn_mixup": ("vanilla CNN, mixup", "#44AA99", "p"),
     "am_mixup": ("AM, mixup", "#332288", "H"),
     "cnn_mixup_weak": ("vanilla CNN, weak mixup", "#88CCEE", "8"),
@@ -158,10 +159,11 @@ def effect_lines(
     line: str = "measure",  # the column that a line stands for
     beside: str = "model",  # what stands side by side in a line
     ax: Axes | None = None,
+    lines: list[str] | None = None,  # all lines, where panels side by side may lack some; None: those of the frame
 ) -> Axes:
     "Draw effects with their intervals, line by line, in the order of the frame; the colour is the arm's."
     ax = ax or plt.gca()
-    lines, places = list(dict.fromkeys(frame[line])), list(dict.fromkeys(frame[beside]))
+    lines, places = list(lines or dict.fromkeys(frame[line])), list(dict.fromkeys(frame[beside]))
     for row in frame.to_dict("records"):
         _, colour, marker = ARMS[row["model"]]
         place = places.index(row[beside])
@@ -175,7 +177,7 @@ def effect_lines(
     _limit(ax, frame)
     return ax
 
-
+# %% ../nbs/lib/29_figures.ipynb #0e2853f8
 def log_axis(
     ax: Axes,
     sign: str = "×",  # before each number; "": they are no ratios

@@ -31,10 +31,13 @@ class Scale:
     learning_rates: dict[str, float] = field(default_factory=dict)  # of single arms, in place of the protocol's
     paths: int = 200  # a kind, through test images
     path_points: int = 120  # on each
+    slope_points: int = 2048  # where the variation of the slope is taken
+    penalties: dict[str, float] = field(default_factory=dict)  # image set: Jacobian penalty of further vanilla nets
 
 # %% ../nbs/lib/08_plan.ipynb #ef447168
 BEST_RATES = {"am_nomtp": 0.01} | dict.fromkeys(("am", "am_norl", "am_half", "am_static", "am_random", "am_shuffled"), 0.1)
 
+# %% ../nbs/lib/08_plan.ipynb #174bc2fb
 SCALES = {
     "smoke": Scale(
         title="smoke: not evidence",
@@ -47,6 +50,7 @@ SCALES = {
         test_images=50,
         paths=8,
         path_points=60,
+        slope_points=60,
     ),
     "cpu": Scale(
         title="cpu: hours on two cores",
@@ -89,6 +93,7 @@ class Experiment:
 NOTHING = {"datasets": (), "where_found": ()}  # no image set is needed
 MIXUP = {1.0: "mixup", 0.2: "mixup_weak"}  # α, which the source does not state, and how its arms are called; the first decides
 
+# %% ../nbs/lib/08_plan.ipynb #ca0ac0c9
 EXPERIMENTS = {
     "01_random_curves": Experiment(
         title="Is the curve of a random gated net smoother? Figure 1 as a statistic",
@@ -116,13 +121,14 @@ EXPERIMENTS = {
         title="Is a net with attention less sensitive, and is that why it helps? Table II under every definition",
         arms=tuple(MODELS),
         share={"smoke": 40, "cpu": 1.2 * 3600},
+        sizes={"smoke": {"penalties": {"mnist_mini": 0.01}}, "cpu": {"penalties": {"cifar10": 0.008}}},
     ),
     "06_mixup": Experiment(
         title="Does attention do what mixup does? Table III as a factorial",
         arms=("cnn", "am"),
         share={"smoke": 80, "cpu": 0.5 * 3600},
         variants=({}, *({"mixup": alpha} for alpha in MIXUP)),
-        sizes={"smoke": {"datasets": ("mnist_mini",)}, "cpu": {"datasets": ("mnist",), "path_points": 36}, "paper": {"datasets": ("mnist",)}},
+        sizes={"smoke": {"datasets": ("mnist_mini",)}, "cpu": {"datasets": ("mnist",), "paths": 80}, "paper": {"datasets": ("mnist",)}},
     ),
 }
 
@@ -280,7 +286,10 @@ def by_arm(
         return {name: [Spec(arm.model, data, replace(sizes.protocol, **arm.protocol), seed, sizes.n_train, arm.options) for seed in seeds[name]] for name, arm in here.items()}
     rates = {arm: {"learning_rate": rate} for arm, rate in sizes.learning_rates.items()}
     recipes = {arm: [replace(sizes.protocol, **rates.get(arm, {}) | variant) for variant in plan.variants] for arm in plan.arms}
-    return {arm: [Spec(arm, data, recipe, seed, n_train=sizes.n_train) for recipe in recipes[arm] for seed in range(sizes.seeds if count is None else count)] for arm in plan.arms}
+    penalty = sizes.penalties.get(data.split("[")[0])
+    recipes |= {"cnn_jacobian": [replace(sizes.protocol, jacobian_penalty=penalty)]} if penalty else {}
+    seeds = range(sizes.seeds if count is None else count)
+    return {arm: [Spec(arm.removesuffix("_jacobian"), data, recipe, seed, n_train=sizes.n_train) for recipe in recipes[arm] for seed in seeds] for arm in recipes}
 
 # %% ../nbs/lib/08_plan.ipynb #a206989b
 IMAGES_PER_SECOND = 1500  # of one core, training and evaluating a toy net on 28×28 pixels
