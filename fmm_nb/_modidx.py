@@ -56,6 +56,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.batches.draws': ('lib/batches.html#draws', 'fmm_nb/batches.py'),
                                 'fmm_nb.batches.mixed': ('lib/batches.html#mixed', 'fmm_nb/batches.py'),
                                 'fmm_nb.batches.normalised': ('lib/batches.html#normalised', 'fmm_nb/batches.py'),
+                                'fmm_nb.batches.padding_of': ('lib/batches.html#padding_of', 'fmm_nb/batches.py'),
                                 'fmm_nb.batches.parts': ('lib/batches.html#parts', 'fmm_nb/batches.py'),
                                 'fmm_nb.batches.seen_as': ('lib/batches.html#seen_as', 'fmm_nb/batches.py'),
                                 'fmm_nb.batches.shape_of': ('lib/batches.html#shape_of', 'fmm_nb/batches.py'),

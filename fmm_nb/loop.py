@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.sgd import sgd
 
-from .batches import Parts, batch, draws, normalised, parts
+from .batches import Parts, batch, draws, normalised, padding_of, parts
 from .checkpoints import read_checkpoint, write_checkpoint
 from .errors import InputError
 from .gates import evaluation
@@ -190,7 +190,7 @@ def step(
 ) -> None:
     "One step of gradient descent; nothing is read from the device."
     padded_black = training.spec.protocol.augmentation == "pad_crop_flip"
-    x, targets = batch(training.parts.pairs["train"][0], training.parts.targets, training.parts.mean_std, draw, padded_black)
+    x, targets = batch(training.parts.pairs["train"][0], training.parts.targets, training.parts.mean_std, draw, padded_black, padding_of(training.spec.protocol))
     with torch.autocast(training.device, torch.bfloat16, enabled=training.precision == "bfloat16"):
         logits = training.forward(x)
     losses = F.cross_entropy(logits.to(targets.dtype), targets, reduction="none")
