@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from . import rules
-from .comparisons import ARM, across_arms, arm_rows, expanded
+from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
 from .files import build_folder, data_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
@@ -49,7 +49,7 @@ def planned(
     sets = [data for data in sets.values() if not (SCALES[scale].evidence and data in PARTS)]
     arms = {data: _arms(name, scale, data) for data in sets}
     complete = [rows[rows.key.isin(keys)] for data in sets for keys in arms[data] if keys <= set(rows.key)]
-    found = one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0]
+    found = at_parameters(one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0])
     whole = [data for data in sets if arms[data] and set().union(*arms[data]) <= set(rows.key)]
     return together(found, across_arms(found[found.data.isin(whole)]))
 
