@@ -99,8 +99,9 @@ def state(page: Page) -> str:
 # %% ../nbs/lib/30_batch.ipynb #6256913b
 def measured(name: str, scale: str, build: Path) -> set[str]:
     "The keys of the nets that an experiment has rows of, published or built."
-    tables = [folder / "rows" / f"{name}.csv" for folder in (data_folder() / "results" / scale, build / scale)]
-    return {line.split(",", 1)[0] for table in tables if table.exists() for line in table.read_text().splitlines()[1:]}
+    start = name.split("_")[0]  # a page may have several tables
+    tables = [table for folder in (data_folder() / "results" / scale, build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
+    return {line.split(",", 1)[0] for table in tables for line in table.read_text().splitlines()[1:]}
 
 
 def missing_nets(name: str, scale: str, build: Path) -> list[Spec]:

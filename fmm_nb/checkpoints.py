@@ -33,7 +33,7 @@ def write_checkpoint(training, path: Path) -> None:
     tensors |= {f"kept/{epoch}/{name}": value for epoch, weights in training.kept.items() for name, value in weights.items()}
     numbers = {name: getattr(training, name) for name in ("epoch", "step", "history", "seconds")}
     about = json.dumps({"origin": origin(training), "numbers": numbers}).encode()
-    tensors |= {"sums": training.sums, "about": torch.tensor(list(about), dtype=torch.uint8)}
+    tensors |= {"sums": training.sums, "finite": training.finite, "about": torch.tensor(list(about), dtype=torch.uint8)}
     content = safetensors.torch.save({name: value.detach().contiguous() for name, value in tensors.items()})
     with written(path) as part:
         part.write_bytes(hashlib.sha256(content).digest() + content)
@@ -49,7 +49,7 @@ def read_checkpoint(training, path: Path) -> bool:
         return False
     tensors = safetensors.torch.load(content)
     about = json.loads(bytes(tensors.pop("about").tolist()))
-    if about["origin"] != origin(training):
+    if about["origin"] != origin(training) or "finite" not in tensors:
         return False
     training.model.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net/")})
     for i, value in enumerate(training.momentum):
@@ -58,6 +58,7 @@ def read_checkpoint(training, path: Path) -> bool:
         _, epoch, weight = name.split("/", 2)
         training.kept.setdefault(int(epoch), {})[weight] = tensors[name]
     training.sums.copy_(tensors["sums"])
+    training.finite.copy_(tensors["finite"])
     for name, value in about["numbers"].items():
         setattr(training, name, value)
     return True

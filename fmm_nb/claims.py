@@ -17,7 +17,7 @@ from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
 from .files import build_folder, data_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
-from .plan import EXPERIMENTS, SCALES, nets
+from .plan import EXPERIMENTS, SCALES, by_arm
 from .results import PARTS, known_rows, one_precision, together, whole_set
 from .rules import Evidence
 from .statistics import detectable
@@ -43,7 +43,7 @@ def planned(
 ) -> pd.DataFrame:
     "The rows that decide: of planned nets, of the latest version of the measure, of arms with all their seeds, of one precision."
     rows = rows[rows.measure_version == rows.measure_version.max()]
-    if not EXPERIMENTS[name].arms:  # nets as they are drawn: nothing was trained
+    if not (EXPERIMENTS[name].arms or EXPERIMENTS[name].own):  # nets as they are drawn: nothing was trained
         return rows
     sets = {whole_set(data): data for data in sorted(rows.data.dropna().unique(), key=lambda data: data == whole_set(data))}  # the whole wins
     sets = [data for data in sets.values() if not (SCALES[scale].evidence and data in PARTS)]
@@ -57,8 +57,7 @@ def planned(
 def _arms(name: str, scale: str, data: str) -> list[set[str]]:
     "The keys of each arm's planned nets on an image set; none where the set is not known here."
     try:
-        planned_nets = nets(name, scale, [data])
-        return [{spec.key for spec in planned_nets if spec.model == arm} for arm in EXPERIMENTS[name].arms]
+        return [{spec.key for spec in of_arm} for of_arm in by_arm(name, scale, data).values()]
     except InputError:
         return []
 

@@ -97,6 +97,7 @@ class Trained:
     weights: dict[int, dict[str, Tensor]]  # by epoch: the snapshots, and the last
     shape: dict[str, int]  # in_channels, image_size, num_classes
     record: dict = field(default_factory=dict)  # torch, device, precision, data, fingerprint, seconds
+    diverged_step: int | None = None  # the step (from 1, over all epochs) whose loss was the first not finite; None too in records that are older than this
 
     def model(self, epoch: int | None = None) -> nn.Module:
         "The net in evaluation mode, after `epoch` or at the end; raises `InputError` for an epoch whose weights were not kept."
@@ -155,6 +156,7 @@ class Training:
         self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
         self.epoch, self.step = 0, 0  # epochs that are over, steps of the current one that are over
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the current epoch: losses, correct decisions
+        self.finite = torch.zeros(1, dtype=torch.int64, device=device)  # steps, of all epochs, up to which the running loss was finite
         self.history, self.kept, self.diverged_at, self.test_correct, self.seconds = [], {}, None, None, 0.0
         if self.over:  # no epoch at all
             self.history.append({"epoch": 0} | evaluated(self))
@@ -163,6 +165,11 @@ class Training:
     def over(self) -> bool:
         "Whether nothing is left to do."
         return self.diverged_at is not None or self.epoch == self.spec.protocol.epochs
+
+    @property
+    def diverged_step(self) -> int | None:
+        "The step that led out of the finite range, from 1 over all epochs: the last one where only evaluation shows it."
+        return None if self.diverged_at is None else min(self.finite.item() + 1, self.epoch * self.steps)
 
     def draws(self) -> list[dict[str, Tensor]]:
         "What chance decides in the current epoch, step by step."
@@ -197,6 +204,7 @@ def step(
     gradients = torch.autograd.grad(losses.mean(), training.parameters)
     descend(training.parameters, gradients, training.momentum, training.spec.protocol, rate)
     training.sums += running(logits, targets, losses)
+    training.finite += training.sums[:1].isfinite()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import json
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from .errors import InputError, unknown
 from .files import build_folder, data_folder, writable_folder, written
-from .plan import EXPERIMENTS, scale_of, sizes_of, specs
+from .plan import EXPERIMENTS, by_arm, scale_of, sizes_of, specs
 from .specs import Spec
 from .sources import reason
 from .store import Store, digest
@@ -221,10 +221,14 @@ class Study:
     store: Path
     out: Path
     test_images: int | None = None  # that measures look at, the first ones; None: all
+    arms: dict[str, str] = field(default_factory=dict)  # the name of each net's arm, by key
 
-    def rows(self, measure: Callable) -> pd.DataFrame:
-        "The rows of the experiment's nets, see `rows`; what is missing is trained on all cores."
-        return rows(self.name, self.nets, measure, self.scale, self.store, self.out, workers=cores())
+    def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
+        "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained on all cores."
+        own = EXPERIMENTS[self.name].own.get(self.scale, {})
+        nets = [spec for spec in self.nets if not own or own[self.arms[spec.key]].part == part]
+        table = f"{self.name.split('_')[0]}_{part}" if part else self.name
+        return rows(table, nets, measure, self.scale, self.store, self.out, workers=cores())
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
@@ -272,7 +276,8 @@ def study(
     scale, build, known = given["scale"], build_folder(), name in EXPERIMENTS
     nets = specs(name, scale, given["datasets"], given["seeds"]) if known else []
     sizes = sizes_of(name, scale) if known else scale_of(scale)
-    return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale), sizes.test_images)
+    arms = {spec.key: arm for data in dict.fromkeys(spec.data for spec in nets) for arm, group in by_arm(name, scale, data, given["seeds"] or None).items() for spec in group}
+    return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale), sizes.test_images, arms)
 
 
 def _is_parameter(name: str, value) -> bool:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'MODELS_VERSION', 'MODELS', 'UNITS', 'FAMILIES', 'CHOICES', 'Family', 'family_of', 'list_names',
-           'Protocol', 'check_protocol', 'Spec', 'identity', 'differences', 'to_dict', 'from_dict']
+           'Protocol', 'check_protocol', 'Spec', 'Arm', 'identity', 'differences', 'to_dict', 'from_dict']
 
 # %% ../nbs/lib/07_specs.ipynb #0f54c2ae
 import hashlib
@@ -48,6 +48,8 @@ class Family:
 UNITS = """identity relu prelu elu selu gelu swish sine xunit atac se_activation nin local_se se eca gct ge_theta global_context cbam scse simam
 residual_attention stn psanet condconv dynamic_conv dynet kervolution volterra glu""".split()  # what may stand in an activation's place
 FAMILIES: dict[str, Family] = {
+    "wide_resnet": Family("wide residual nets of 6n + 4 layers; combine=add, mul, …", r"wrn(?P<depth>\d+)_(?P<width>\d+)", "models_residual.ResidualNet", ("wrn10_1", "wrn16_2")),
+    "stack": Family("residual nets of so many blocks of so many channels", r"stack(?P<blocks>\d+)_(?P<channels>\d+)", "models_residual.ResidualNet", ("stack4_8",)),
     "resnet": Family("pre-activation ResNet of 6b + 2 layers with a unit in each activation's place", rf"resnet_b(?P<blocks>[1-5])_(?P<unit>{'|'.join(UNITS)})", "preactivation.resnet", ("resnet_b1_relu", "resnet_b1_atac", "resnet_b1_local_se")),
     "senet": Family("the same with ReLUs and squeeze-and-excitation once a block", r"senet_b(?P<blocks>[1-5])", "preactivation.senet", ("senet_b1",)),
     "genet_theta": Family("the same with ReLUs and gather-excite once a block", r"genet_theta_b(?P<blocks>[1-5])", "preactivation.genet_theta", ("genet_theta_b1",)),
@@ -156,6 +158,18 @@ class Spec:
         "Sixteen hexadecimal digits of `identity`: the name of this net on disk."
         text = json.dumps(identity(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+# %% ../nbs/lib/07_specs.ipynb #3ae65875
+@dataclass(frozen=True)
+class Arm:
+    "What an experiment compares under one name: a net, and what is its own in how it is trained."
+
+    model: str  # as in `Spec`
+    options: dict = field(default_factory=dict, hash=False)  # keywords of `create_model`
+    protocol: dict = field(default_factory=dict, hash=False)  # what differs from the experiment's recipe
+    datasets: tuple[str, ...] = ()  # image sets on which it is trained; (): all of the experiment's
+    seeds: int | None = None  # so many; None: as many as the experiment has
+    part: str = ""  # of the page, whose rows stand in a table of their own; "": the rows that decide
 
 # %% ../nbs/lib/07_specs.ipynb #d11d8680
 def identity(spec: Spec) -> dict:

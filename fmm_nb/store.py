@@ -56,7 +56,7 @@ def write_net(
         part.write_bytes(save(tensors | {"test_correct": trained.test_correct}))
     record = trained.record | {"spec": to_dict(trained.spec), "identity": identity(trained.spec), "shape": trained.shape}
     record |= {"history": trained.history.astype(object).where(trained.history.notna(), None).to_dict("records")}
-    record |= {"diverged_at": trained.diverged_at, "sha256": sha256(folder / f"{key}.safetensors")}
+    record |= {"diverged_at": trained.diverged_at, "diverged_step": trained.diverged_step, "sha256": sha256(folder / f"{key}.safetensors")}
     with written(folder / f"{key}.json") as part:
         part.write_text(json.dumps({"sha256": digest(record), "record": record}, indent=1), encoding="utf-8")
 
@@ -86,9 +86,11 @@ def read_net(
         epoch, _, parameter = name.partition("/")
         weights.setdefault(int(epoch), {})[parameter] = value
     history = pd.DataFrame(record["history"])
-    history, known = history.astype(dict.fromkeys(history.columns.drop("epoch"), float)), ("spec", "history", "diverged_at", "shape", "sha256")
+    history = history.astype(dict.fromkeys(history.columns.drop("epoch"), float))
+    known = ("spec", "history", "diverged_at", "diverged_step", "shape", "sha256")
     rest = {name: value for name, value in record.items() if name not in known}
-    return Trained(from_dict(record["spec"]), history, record["diverged_at"], test_correct, weights, record["shape"], rest)
+    step = record.get("diverged_step")  # older records have the epoch alone
+    return Trained(from_dict(record["spec"]), history, record["diverged_at"], test_correct, weights, record["shape"], rest, step)
 
 # %% ../nbs/lib/18_store.ipynb #e8655309
 @lru_cache(maxsize=1)

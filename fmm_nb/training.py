@@ -57,7 +57,7 @@ def _finished(training: Training) -> Trained:
     record = {"data": training.parts.name, "fingerprint": training.parts.fingerprint, "precision": training.precision}
     record |= {"torch": torch.__version__, "device": training.device, "seconds": round(training.seconds, 2)}
     history = pd.DataFrame(training.history)
-    return Trained(training.spec, history, training.diverged_at, training.test_correct, training.kept, training.parts.shape, record)
+    return Trained(training.spec, history, training.diverged_at, training.test_correct, training.kept, training.parts.shape, record, training.diverged_step)
 
 # %% ../nbs/lib/17_training.ipynb #7b1aeaea
 def train_many(
