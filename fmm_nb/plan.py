@@ -259,7 +259,7 @@ local = {f"cnn, activation={name}": Arm("cnn", {"activation": name}, seeds=2, da
 EXPERIMENTS["16_bridge"] = Experiment(
     title="One mechanism? Attention, activation and non-linear kernels under the same measures",
     share={"smoke": 40, "cpu": 0.3 * 3600},
-    sizes={"smoke": {"datasets": GREY[:1], "seeds": 2}, "cpu": {"datasets": ("mnist",)}, "paper": {"datasets": ("mnist",)}},
+    sizes={"smoke": {"datasets": GREY[:1], "seeds": 2}, "cpu": {"datasets": ("mnist",), "paths": 100, "path_points": 36}, "paper": {"datasets": ("mnist",)}},
     own={
         "smoke": arms("cnn", "am", "kervolution", "volterra", "glu") | {name: replace(arm, seeds=1, protocol={"epochs": 1, "snapshots": ()}) for name, arm in local.items()},
         "cpu": relatives | local,
