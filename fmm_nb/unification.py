@@ -35,7 +35,7 @@ ACTIVATIONS = {"ReLU": (ReLUGate, F.relu), "Swish": (SwishGate, F.silu), "SIREN"
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
     "The largest difference of two tensors over the largest value of the second."
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return float(((ours - theirs).abs().max() / theirs.abs().max()).detach())
 
 
 def identity_errors() -> dict[str, float]:
@@ -72,8 +72,8 @@ def swish_error(channels: int = 8) -> float:
 
 def blind_direction(channels: int = 8) -> tuple[float, float]:
     "How much the published unit's gate moves along a direction that its first layer does not see, and how much Swish's does."
-    gate = randomised(ATACGate(channels))
-    unseen = torch.linalg.svd(gate.squeeze.weight.flatten(1)).Vh[-1].detach().reshape(1, -1, 1, 1)
+    gate = randomised(ATACGate(channels)).requires_grad_(False)
+    unseen = torch.linalg.svd(gate.squeeze.weight.flatten(1)).Vh[-1].reshape(1, -1, 1, 1)
     x = torch.randn(1, channels, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return tuple(float((g(x + unseen) - g(x)).abs().max()) for g in (gate, SwishGate()))
 
