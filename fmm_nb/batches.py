@@ -76,7 +76,8 @@ def draws(
     spec: Spec,
     epoch: int,  # from 1
     count: int,  # N training images
-) -> dict[str, Tensor]:  # each [N]: image, and where the protocol asks for it down, right, mirrored, weight, partner
+    classes: int,  # K
+) -> dict[str, Tensor]:  # each [N]: image, and where the protocol asks for it down, right, mirrored, weight, partner, probe [N, K]
     "What chance decides in an epoch, for `batch`."
     protocol = spec.protocol
     found = {"image": stream(spec.seed, epoch, "order").permutation(count)}
@@ -85,6 +86,8 @@ def draws(
         found |= _in_turn(sizes, lambda step, size: _offsets(stream(spec.seed, epoch, step, "augmentation"), size, padding_of(protocol)))
     if protocol.mixup:
         found |= _in_turn(sizes, lambda step, size: _mixture(stream(spec.seed, epoch, step, "mixup"), protocol.mixup, size))
+    if protocol.jacobian_penalty:
+        found |= _in_turn(sizes, lambda step, size: {"probe": stream(spec.seed, epoch, step, "probe").choice([-1.0, 1.0], (size, classes)).astype("float32")})
     return {name: torch.from_numpy(values) for name, values in found.items()}
 
 

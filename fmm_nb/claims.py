@@ -7,6 +7,7 @@ __all__ = ['tables_of', 'planned', 'table', 'of_page', 'markdown', 'claim_of', '
 
 # %% ../nbs/lib/28_claims.ipynb #14791fc2
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
 from .files import build_folder, data_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
-from .plan import EXPERIMENTS, SCALES, by_arm
+from .plan import EXPERIMENTS, SCALES, nets
 from .results import PARTS, known_rows, one_precision, together, whole_set
 from .rules import Evidence
+from .specs import Spec
 from .statistics import detectable
 
 _all_ = ["CLAIMS"]
@@ -48,18 +50,22 @@ def planned(
     sets = {whole_set(data): data for data in sorted(rows.data.dropna().unique(), key=lambda data: data == whole_set(data))}  # the whole wins
     sets = [data for data in sets.values() if not (SCALES[scale].evidence and data in PARTS)]
     arms = {data: _arms(name, scale, data) for data in sets}
-    complete = [rows[rows.key.isin(keys)] for data in sets for keys in arms[data] if keys <= set(rows.key)]
+    complete = [rows[rows.key.isin(keys)] for data in sets for keys in arms[data].values() if keys <= set(rows.key)]
     found = at_parameters(one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0])
-    whole = [data for data in sets if arms[data] and set().union(*arms[data]) <= set(rows.key)]
-    return together(found, across_arms(found[found.data.isin(whole)]))
+    natural = {data: [keys for spec, keys in arms[data].items() if not spec.protocol.jacobian_penalty] for data in sets}  # an intervention is no arm
+    whole = found[found.data.isin([data for data in sets if natural[data] and set().union(*natural[data]) <= set(rows.key)])]
+    return together(found, across_arms(whole[whole.model.isin(EXPERIMENTS[name].arms)]))
 
 
-def _arms(name: str, scale: str, data: str) -> list[set[str]]:
-    "The keys of each arm's planned nets on an image set; none where the set is not known here."
+def _arms(name: str, scale: str, data: str) -> dict[Spec, set[str]]:
+    "The keys of the planned nets of each arm and recipe on an image set, by the first of them; none where the set is not known here."
+    found = {}
     try:
-        return [{spec.key for spec in of_arm} for of_arm in by_arm(name, scale, data).values()]
+        for spec in nets(name, scale, [data]):
+            found.setdefault(replace(spec, seed=0), set()).add(spec.key)
     except InputError:
-        return []
+        return {}
+    return found
 
 # %% ../nbs/lib/28_claims.ipynb #e1ab0f62
 def table(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARM', 'NUMBER', 'NET_OPTIONS', 'SENSITIVITIES', 'DEPTH', 'AT_PARAMETERS', 'side', 'weights', 'contrasts', 'expanded',
-           'arm_rows', 'sample_of', 'across_arms', 'at_parameters', 'measured', 'two_arms']
+           'arm_rows', 'sample_of', 'across_arms', 'at_parameters', 'measured', 'two_arms', 'as_difference', 'as_ratio']
 
 # %% ../nbs/lib/26_comparisons.ipynb #1aef6ae8
 import re
@@ -183,3 +183,17 @@ def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) ->
     arms = [np.stack([unpacked(t) for t in text]) for text in texts.values()]
     variance, df = image_variance(arms, [wanted[arm] for arm in texts])
     return 100**2 * variance, df
+
+# %% ../nbs/lib/26_comparisons.ipynb #3d3335a3
+def as_difference(
+    found,  # an `Effect`, or a row of a table with its columns; None: none was found
+) -> str:
+    "An effect with its interval, for a sentence."
+    return "not comparable" if found is None else f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]".replace("-", "−")
+
+
+def as_ratio(
+    found,  # likewise, of logarithms
+) -> str:
+    "A ratio with its interval, for a sentence."
+    return "not comparable" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*np.exp([found.difference, found.low, found.high]))

@@ -34,10 +34,19 @@ ARMS = {
     "am_random": ("random gate", "#B8860B", "<"),
     "am_half": ("constant gate ½", "#A65628", ">"),
     "cnn_matched": ("CNN, parameters matched", "#999933", "h"),
+    "cnn_jacobian": ("vanilla CNN, Jacobian penalty", "#DDAA33", "*"),
     "cnn_mixup": ("vanilla CNN, mixup", "#44AA99", "p"),
     "am_mixup": ("AM, mixup", "#332288", "H"),
     "cnn_mixup_weak": ("vanilla CNN, weak mixup", "#88CCEE", "8"),
     "am_mixup_weak": ("AM, weak mixup", "#AA4499", "d"),
+    "resnet": ("ResNet: x + F", "#767676", "o"),
+    "se_resnet": ("SE-ResNet: x + gate × F", "#56B4E9", "D"),
+    "fmmnet": ("FMMNet: x × F", "#D55E00", "X"),
+    "fmmnet_identity": ("x × (1 + αF), α from 0", "#0072B2", "s"),
+    "fmmnet_bounded": ("x × 2σ(F)", "#009E73", "P"),
+    "fmmnet_tanh": ("x × (1 + tanh F)", "#CC79A7", "v"),
+    "fmmnet_normalised": ("x × F, normalised", "#E69F00", "^"),
+    "fmmnet_inside": ("x + F₁ × F₂", "#332288", "H"),
 }
 
 # %% ../nbs/lib/29_figures.ipynb #e59fb123
@@ -171,10 +180,11 @@ def effect_lines(
     line: str = "measure",  # the column that a line stands for
     beside: str = "model",  # what stands side by side in a line
     ax: Axes | None = None,
+    lines: list[str] | None = None,  # all lines, where panels side by side may lack some; None: those of the frame
 ) -> Axes:
     "Draw effects with their intervals, line by line, in the order of the frame; the colour is the arm's."
     ax = ax or plt.gca()
-    lines, places = list(dict.fromkeys(frame[line])), list(dict.fromkeys(frame[beside]))
+    lines, places = list(lines or dict.fromkeys(frame[line])), list(dict.fromkeys(frame[beside]))
     for row in frame.to_dict("records"):
         _, colour, marker = ARMS[row["model"]]
         place = places.index(row[beside])
@@ -188,7 +198,7 @@ def effect_lines(
     _limit(ax, frame)
     return ax
 
-
+# %% ../nbs/lib/29_figures.ipynb #5cd96b1e
 def log_axis(
     ax: Axes,
     sign: str = "×",  # before each number; "": they are no ratios

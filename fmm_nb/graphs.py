@@ -39,7 +39,7 @@ class Program:
 
     def draw(self, epoch: int) -> dict[str, Tensor]:
         "What chance decides in an epoch (from 1), on the host."
-        return draws(self.training.spec, epoch, len(self.training.parts.targets))
+        return draws(self.training.spec, epoch, *self.training.parts.targets.shape)
 
     def due(self) -> None:
         "The step that is due, from what lies on the device alone."
@@ -104,7 +104,7 @@ def _quick(model: torch.nn.Module, x: Tensor) -> Tensor:
 def fused(training: Training) -> Callable[[Tensor], Tensor]:
     "The forward pass of a training; of a long one on a GPU, with its operations fused."
     steps = training.steps * training.spec.protocol.epochs
-    if training.device == "cpu" or steps < LONG or not hasattr(training.model, "quick"):
+    if training.device == "cpu" or steps < LONG or training.forward is training.model:
         return training.forward
     return partial(torch.compile(_quick, dynamic=False), training.model)
 

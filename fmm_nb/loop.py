@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'learning_rate', 'has_bfloat16', 'resolved_precision', 'arithmetic', 'evaluate', 'Trained',
-           'build', 'descend', 'Training', 'step', 'running', 'evaluated', 'run']
+           'build', 'descend', 'Training', 'step', 'jacobian_square', 'running', 'evaluated', 'run']
 
 # %% ../nbs/lib/14_loop.ipynb #c8dce6d8
 import math
@@ -150,7 +150,7 @@ class Training:
         self.spec, self.parts, self.device = spec, parts, device
         self.precision = resolved_precision(spec.protocol, device)
         self.model = build(spec, parts.shape).to(device, memory_format=torch.channels_last)
-        self.forward = getattr(self.model, "quick", self.model)
+        self.forward = self.model if spec.protocol.jacobian_penalty else getattr(self.model, "quick", self.model)  # can be differentiated once
         self.parameters = list(self.model.parameters())
         self.momentum = [torch.zeros_like(p) for p in self.parameters]
         self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
@@ -173,7 +173,7 @@ class Training:
 
     def draws(self) -> list[dict[str, Tensor]]:
         "What chance decides in the current epoch, step by step."
-        found = draws(self.spec, self.epoch + 1, len(self.parts.targets))
+        found = draws(self.spec, self.epoch + 1, *self.parts.targets.shape)
         split = {name: values.to(self.device).split(self.spec.protocol.batch_size) for name, values in found.items()}
         return [dict(zip(split, values)) for values in zip(*split.values())]
 
@@ -196,15 +196,30 @@ def step(
     rate: float | Tensor,  # of `Training.rate`
 ) -> None:
     "One step of gradient descent; nothing is read from the device."
-    padded_black = training.spec.protocol.augmentation == "pad_crop_flip"
-    x, targets = batch(training.parts.pairs["train"][0], training.parts.targets, training.parts.mean_std, draw, padded_black, padding_of(training.spec.protocol))
+    protocol = training.spec.protocol
+    padded_black = protocol.augmentation == "pad_crop_flip"
+    x, targets = batch(training.parts.pairs["train"][0], training.parts.targets, training.parts.mean_std, draw, padded_black, padding_of(protocol))
+    x.requires_grad_(protocol.jacobian_penalty > 0)
     with torch.autocast(training.device, torch.bfloat16, enabled=training.precision == "bfloat16"):
         logits = training.forward(x)
     losses = F.cross_entropy(logits.to(targets.dtype), targets, reduction="none")
-    gradients = torch.autograd.grad(losses.mean(), training.parameters)
-    descend(training.parameters, gradients, training.momentum, training.spec.protocol, rate)
+    loss = losses.mean()
+    if protocol.jacobian_penalty:
+        loss = loss + protocol.jacobian_penalty * jacobian_square(logits, x, draw["probe"])
+    gradients = torch.autograd.grad(loss, training.parameters)
+    descend(training.parameters, gradients, training.momentum, protocol, rate)
     training.sums += running(logits, targets, losses)
     training.finite += training.sums[:1].isfinite()
+
+
+def jacobian_square(
+    logits: Tensor,  # [N, K] of x, which requires gradients
+    x: Tensor,  # [N, C, H, W]
+    probe: Tensor,  # [N, K] of random signs
+) -> Tensor:  # a scalar that gradients flow through
+    "An unbiased estimate of the mean squared norm of the logits' Jacobian, from one backward pass. Source: Hoffman et al. 2019, with signs."
+    (pulled,) = torch.autograd.grad((logits * probe).sum(), x, create_graph=True)
+    return pulled.square().flatten(1).sum(1).mean()
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ RECIPES = {
     "cosine": {"schedule": "cosine", "optimizer": "nesterov", "weight_decay": 1e-3},
     "augmented": {"augmentation": "crop_flip"},
     "mixup": {"mixup": 0.5},
+    "penalised": {"jacobian_penalty": 0.01},
     "held out": {"validation": 0.25},
 }
 OPTIONS = {"batch norm": {"batch_norm": True}, "gate first": {"gate_first": True}, "he": {"initialisation": "he"}, "atac": {"activation": "atac"}}

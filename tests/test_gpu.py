@@ -20,6 +20,7 @@ EXACT = Protocol(epochs=4, batch_size=50, learning_rate=0.0625, precision="float
 RECIPES = {name: Spec(name, "mnist_mini", EXACT, n_train=250) for name in MODELS}
 RECIPES["batch norm"] = replace(RECIPES["am"], options={"batch_norm": True})
 RECIPES["augmented, mixup"] = replace(RECIPES["am"], protocol=replace(EXACT, augmentation="crop_flip", mixup=0.5, optimizer="nesterov", schedule="cosine"))
+RECIPES["penalised"] = replace(RECIPES["cnn"], protocol=replace(EXACT, jacobian_penalty=0.01))
 RECIPES["a smaller last step"] = replace(RECIPES["am"], protocol=replace(EXACT, batch_size=60))
 
 
