@@ -299,6 +299,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                   'fmm_nb.judgement._difference': ('lib/judgement.html#_difference', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement._equivalence': ('lib/judgement.html#_equivalence', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement._exact': ('lib/judgement.html#_exact', 'fmm_nb/judgement.py'),
+                                  'fmm_nb.judgement._mediation': ('lib/judgement.html#_mediation', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement._proportion': ('lib/judgement.html#_proportion', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement._weak': ('lib/judgement.html#_weak', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement.at_loss': ('lib/judgement.html#at_loss', 'fmm_nb/judgement.py'),

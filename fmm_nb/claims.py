@@ -115,7 +115,7 @@ def _note(claim: Claim, found: Evidence | None) -> str:
         return found.note
     if claim.kind == "untestable":
         return claim.protocol
-    return f"no complete run of {claim.experiment}" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
+    return f"no complete run of {claim.experiment}, or a run without a value" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
 
 # %% ../nbs/lib/28_claims.ipynb #d9530643
 def of_page(

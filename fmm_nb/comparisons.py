@@ -156,12 +156,15 @@ def measured(
 ) -> Effect | None:  # None where an arm has fewer than two seeds
     "The effect that a contrast of arms has in the rows."
     constant = wanted.get(None, 0.0)
-    arms = {arm: sample_of(rows, arm, column).to_numpy() for arm in wanted if arm}
-    if not arms or min(map(len, arms.values())) < 2:
+    samples = {arm: sample_of(rows, arm, column) for arm in wanted if arm}
+    if not samples or min(map(len, samples.values())) < 2:
         return None
     pair, extra = two_arms(wanted), _images(rows, column, wanted)
     if pair:
-        return effect(*[arms[arm] for arm in pair], extra=extra)
+        a, b = (samples[arm] for arm in pair)
+        same_nets = len({arm.split("[")[0] for arm in pair}) == 1 and a.index.equals(b.index)
+        return effect(a.to_numpy(), b.to_numpy(), paired=same_nets, extra=extra)
+    arms = {arm: values.to_numpy() for arm, values in samples.items()}
     first, *_ = arms
     arms[first] = arms[first] + constant / wanted[first]
     return contrast(list(arms.values()), [wanted[arm] for arm in arms], extra=extra)

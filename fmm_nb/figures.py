@@ -209,7 +209,7 @@ def log_axis(
     for steps in ([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]):
         ticks = np.log([step * 10**decade for decade in decades for step in steps])
         ticks = ticks[(low <= ticks) & (ticks <= high)]
-        if len(ticks) <= 7:
+        if len(ticks) <= min(7, 14 // ax.get_subplotspec().get_gridspec().ncols):
             break
     ax.set_xticks(ticks, [f"{sign}{np.exp(tick):.3g}" for tick in ticks])
 
