@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import rules
-from .comparisons import ARM, across_arms, arm_rows, expanded
+from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
 from .files import build_folder, data_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
@@ -51,7 +51,7 @@ def planned(
     sets = [data for data in sets.values() if not (SCALES[scale].evidence and data in PARTS)]
     arms = {data: _arms(name, scale, data) for data in sets}
     complete = [rows[rows.key.isin(keys)] for data in sets for keys in arms[data].values() if keys <= set(rows.key)]
-    found = one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0]
+    found = at_parameters(one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0])
     natural = {data: [keys for spec, keys in arms[data].items() if not spec.protocol.jacobian_penalty] for data in sets}  # an intervention is no arm
     whole = found[found.data.isin([data for data in sets if natural[data] and set().union(*natural[data]) <= set(rows.key)])]
     return together(found, across_arms(whole[whole.model.isin(EXPERIMENTS[name].arms)]))
@@ -115,7 +115,7 @@ def _note(claim: Claim, found: Evidence | None) -> str:
         return found.note
     if claim.kind == "untestable":
         return claim.protocol
-    return f"no complete run of {claim.experiment}" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
+    return f"no complete run of {claim.experiment}, or a run without a value" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
 
 # %% ../nbs/lib/28_claims.ipynb #d9530643
 def of_page(

@@ -97,6 +97,8 @@ def gallery(
     pictures, shapes = np.asarray(pictures), {np.shape(values) for values in curves.values()}
     if len(shapes) != 1 or len(pictures) != len(titles) or next(iter(shapes))[0] != len(all_triples(len(pictures))):
         raise InputError(f"curves must be [T, P, 3] along all triples of {len(pictures)} images with {len(titles)} titles, got {sorted(map(list, shapes))}")
+    if not all(np.isfinite(values).all() for values in curves.values()):
+        raise InputError(f"curves must be finite: leave out {', '.join(arm for arm, values in curves.items() if not np.isfinite(values).all())}")
     low, high = min(values.min() for values in curves.values()), max(values.max() for values in curves.values())
     nets = [{"name": label(arm), "values": as_bytes(values, low, high)} for arm, values in curves.items()]
     data = {"nets": nets, "pixels": as_bytes(pictures, 0, 1), "titles": titles, "triples": all_triples(len(pictures)).tolist(), "points": next(iter(shapes))[1]}

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['BEST_RATES', 'SCALES', 'NOTHING', 'MIXUP', 'EXPERIMENTS', 'RATES', 'SHORT', 'TABLE_IV', 'BRIEF', 'IMAGES_PER_SECOND',
-           'SPEEDS', 'Scale', 'Experiment', 'scale_of', 'experiment_of', 'image_sets', 'specs', 'sizes_of', 'nets',
-           'by_arm', 'core_seconds', 'added']
+           'RESNET', 'SIDES', 'SPEEDS', 'Scale', 'Experiment', 'scale_of', 'experiment_of', 'image_sets', 'specs',
+           'sizes_of', 'nets', 'by_arm', 'core_seconds', 'added']
 
 # %% ../nbs/lib/08_plan.ipynb #7eabaeaa
+import re
 from dataclasses import dataclass, field, replace
 
+from . import activation_arms as activation
 from . import residual_arms as residual
 from .errors import InputError, unknown, whole_number
 from .sources import find, published_fingerprints
-from .specs import MODELS, Arm, Protocol, Spec
+from .specs import MODELS, Arm, Protocol, Spec, family_of
 
 # %% ../nbs/lib/08_plan.ipynb #0bbdf431
 @dataclass(frozen=True)
@@ -31,13 +33,14 @@ class Scale:
     learning_rates: dict[str, float] = field(default_factory=dict)  # of single arms, in place of the protocol's
     paths: int = 200  # a kind, through test images
     path_points: int = 120  # on each
+    instead: tuple[str, ...] = ()  # image sets that are used where none of `where_found` is
     slope_points: int = 2048  # where the variation of the slope is taken
     penalties: dict[str, float] = field(default_factory=dict)  # image set: Jacobian penalty of further vanilla nets
 
 # %% ../nbs/lib/08_plan.ipynb #ef447168
 BEST_RATES = {"am_nomtp": 0.01} | dict.fromkeys(("am", "am_norl", "am_half", "am_static", "am_random", "am_shuffled"), 0.1)
 
-# %% ../nbs/lib/08_plan.ipynb #174bc2fb
+# %% ../nbs/lib/08_plan.ipynb #58a565b0
 SCALES = {
     "smoke": Scale(
         title="smoke: not evidence",
@@ -93,7 +96,7 @@ class Experiment:
 NOTHING = {"datasets": (), "where_found": ()}  # no image set is needed
 MIXUP = {1.0: "mixup", 0.2: "mixup_weak"}  # α, which the source does not state, and how its arms are called; the first decides
 
-# %% ../nbs/lib/08_plan.ipynb #ca0ac0c9
+# %% ../nbs/lib/08_plan.ipynb #b478b973
 EXPERIMENTS = {
     "01_random_curves": Experiment(
         title="Is the curve of a random gated net smoother? Figure 1 as a statistic",
@@ -161,7 +164,7 @@ EXPERIMENTS |= {
     ),
 }
 
-# %% ../nbs/lib/08_plan.ipynb #09982e97
+# %% ../nbs/lib/08_plan.ipynb #8c45c13b
 TABLE_IV = ("cifar10", "cifar100", "stl10", "tiny_imagenet")  # image sets
 BRIEF = Protocol(epochs=3, batch_size=50, schedule="cosine", shrink=2)  # shows whether a deep net trains at all
 
@@ -191,6 +194,42 @@ EXPERIMENTS |= {
         },
     ),
 }
+
+# %% ../nbs/lib/08_plan.ipynb #d5ee40e4
+EXPERIMENTS |= {
+    "11_locality": Experiment(
+        title="Is locality critical for attention as activation? Table 2 as a curve",
+        share={"smoke": 60, "cpu": 0.7 * 3600},
+        sizes=activation.trained_on(*activation.COLOUR, datasets=("mnist",)),
+        own=activation.locality_arms(),
+    ),
+    "12_microstructure": Experiment(
+        title="Is it the gate, or the layers in it? Table 3, and ATAC as the only non-linearity",
+        share={"smoke": 60, "cpu": 0.5 * 3600},
+        sizes=activation.trained_on(*activation.COLOUR),
+        own=activation.structure_arms(),
+    ),
+    "13_full_attention": Experiment(
+        title="The more attention, the better? ReLUs replaced step by step",
+        share={"smoke": 60, "cpu": 0.4 * 3600},
+        sizes=activation.trained_on(*activation.COLOUR[:2]),
+        own=activation.replacement_arms(),
+    ),
+    "14_units": Experiment(
+        title="Accuracy for parameters: units (Figure 7) and networks (Figure 8)",
+        share={"smoke": 60, "cpu": 0.4 * 3600},
+        sizes=activation.trained_on(*activation.COLOUR[:2]),
+        own=activation.unit_arms(),
+    ),
+    "16_bridge": Experiment(
+        title="One mechanism? Attention, activation and non-linear kernels under the same measures",
+        share={"smoke": 40, "cpu": 0.3 * 3600},
+        sizes={"smoke": {"datasets": ("mnist_mini",), "seeds": 2}, "cpu": {"datasets": ("mnist",), "paths": 100, "path_points": 36}, "paper": {"datasets": ("mnist",)}},
+        own=activation.bridge_arms(BEST_RATES),
+    ),
+}
+
+
 
 # %% ../nbs/lib/08_plan.ipynb #18bf9560
 def scale_of(
@@ -222,7 +261,8 @@ def image_sets(
     names = [name.strip() for name in datasets.split(",")] if isinstance(datasets, str) else list(datasets or [])
     if any(names):
         return list(dict.fromkeys(_here(name) for name in names if name))
-    return [_here(name) for name in sizes.datasets] + [found for name in sizes.where_found if (found := _found(name))]
+    found = [found for name in sizes.where_found if (found := _found(name))]
+    return [_here(name) for name in (*sizes.datasets, *(() if found else sizes.instead))] + found
 
 
 def _here(name: str) -> str:
@@ -270,7 +310,7 @@ def nets(
     "Every net of an experiment on the named image sets."
     return [spec for data in names for of_arm in by_arm(experiment, scale, data, count).values() for spec in of_arm]
 
-
+# %% ../nbs/lib/08_plan.ipynb #dd36ce4b
 def by_arm(
     experiment: str,
     scale: str,
@@ -293,12 +333,24 @@ def by_arm(
 
 # %% ../nbs/lib/08_plan.ipynb #a206989b
 IMAGES_PER_SECOND = 1500  # of one core, training and evaluating a toy net on 28×28 pixels
+RESNET = 1600  # of one core, training resnet_b1 on 16×16 pixels, a mean over units
+SIDES = dict.fromkeys(("cifar10", "cifar100", "cifar100_coarse"), 32)  # pixels; other sets of the plan have 28
 SPEEDS = residual.SPEEDS  # of other nets, by model
 
 
 def core_seconds(nets: list[Spec], images: int = 60000) -> float:
     "An estimate of the time one core takes to train some nets; `images` is the size of a set that is used whole."
-    return sum(spec.protocol.epochs * (spec.n_train or images) / SPEEDS.get(spec.model, IMAGES_PER_SECOND) for spec in nets)
+    return sum(_seconds(spec, spec.n_train or images) for spec in nets)
+
+
+def _seconds(spec: Spec, images: int) -> float:
+    "As `core_seconds`, of one net."
+    recipe = spec.protocol
+    if spec.model in MODELS or not re.match(r"(resnet|senet|genet_theta)_b", spec.model):
+        return recipe.epochs * images / SPEEDS.get(spec.model, IMAGES_PER_SECOND)
+    side = (recipe.canvas or SIDES.get(spec.data.split("[")[0], 28)) / recipe.shrink
+    tests = len({recipe.epochs, *recipe.evaluate, *recipe.snapshots}) * (1000 if spec.data.endswith("_mini") else 10000)
+    return (recipe.epochs * images + tests / 3) * (side / 16) ** 2 * (14 * family_of(spec.model)[1]["blocks"] - 2) / 12 / RESNET
 
 
 def added(experiment: str, scale: str) -> list[Spec]:

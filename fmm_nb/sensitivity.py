@@ -160,7 +160,8 @@ def jacobian_norms(
         if output not in OUTPUTS:
             raise unknown("output", output, OUTPUTS)
     gram, logits = jacobian_gram(model, x, batch_size, unit)
-    return {output: _norm(gram, logits, output, squared) for output in outputs}
+    exact = gram.double(), logits.double()  # a probability of nearly 1 leaves differences that float32 does not hold
+    return {output: _norm(*exact, output, squared).to(x.dtype) for output in outputs}
 
 
 def _norm(gram: Tensor, logits: Tensor, output: str, squared: bool = False) -> Tensor:

@@ -150,7 +150,9 @@ def correlations(
     b,  # likewise
     arms,  # the arm of each run
 ) -> dict[str, float]:  # over all runs, between arms (of their means), within arms (of each run's distance from its arm's mean)
-    "Rank correlations of two properties of runs, by what is compared."
+    "Rank correlations of two properties of runs, by what is compared; runs without a value are left out."
+    known = np.isfinite(np.asarray(a, float)) & np.isfinite(np.asarray(b, float))
+    a, b, arms = (np.asarray(values)[known] for values in (a, b, arms))
     a, b, places = np.asarray(a, float), np.asarray(b, float), np.unique(np.asarray(arms), return_inverse=True)[1]
     means = [np.bincount(places, values) / np.bincount(places) for values in (a, b)]
     apart = [values - mean[places] for values, mean in zip((a, b), means)]
@@ -159,7 +161,7 @@ def correlations(
 # %% ../nbs/lib/09_statistics.ipynb #b598851f
 @dataclass(frozen=True)
 class Mediation:
-    "How the difference of two arms divides; each part with its interval, the mediator's means taken as they are."
+    "How the difference of two arms divides; each part with its interval."
 
     total: Effect
     mediated: Effect  # through the mediator
@@ -181,11 +183,13 @@ def mediation(
         raise InputError(f"a mediator must vary within arms, one number a run, got {len(m)} for {len(y)} runs: run more seeds")
     slope, apart, df = y @ m / (m @ m), mediators[0].mean() - mediators[1].mean(), len(y) - 3
     variance = np.square(y - slope * m).sum() / df
-    errors = np.sqrt(variance * np.array([1 / (m @ m), apart**2 / (m @ m), sum(1 / len(arm) for arm in outcomes) + apart**2 / (m @ m)]))
-    total = effect(*outcomes, confidence=confidence)
-    parts = [slope, slope * apart, total.difference - slope * apart]
-    slope, mediated, direct = (_effect(float(part), float(error), df, confidence) for part, error in zip(parts, errors))
-    return Mediation(total, mediated, direct, slope)
+    of_slope, total = variance / (m @ m), effect(*outcomes, confidence=confidence)
+    shares = [(apart**2 * of_slope, df), *((slope**2 * values.var(ddof=1) / len(values), len(values) - 1) for values in mediators)]
+    through = sum(share for share, _ in shares)  # of the slope, and of both means of the mediator
+    of_direct = variance * sum(1 / len(arm) for arm in outcomes) + apart**2 * of_slope
+    known = lambda part, square, df: _effect(float(part), float(np.sqrt(square)), df, confidence)
+    mediated = known(slope * apart, through, float(through**2 / sum(share**2 / of for share, of in shares)))
+    return Mediation(total, mediated, known(total.difference - slope * apart, of_direct, df), known(slope, of_slope, df))
 
 # %% ../nbs/lib/09_statistics.ipynb #99980d2f
 def holm(
