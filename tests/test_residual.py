@@ -141,7 +141,7 @@ def depth_table(failing, growth, seeds):
     chance = np.random.default_rng(0)
     rows = []
     for arm, blocks, seed in cells:
-        value = growth[arm] * math.exp(chance.normal(0, 0.1))
+        value = growth[arm] * math.exp(chance.normal(0, 0.01))
         failed = float(arm == "fmmnet" and failing)
         rows.append({"model": arm, "blocks": blocks, "seed": seed, "data": "cifar10[1-2]", "not_converged": failed, "diverged_at": 1.0 if failed else np.nan, "gradient_growth": value, "gradient_growth__equal_loss": value})
     return pd.DataFrame(rows)
