@@ -25,6 +25,7 @@ OPTIONS = {"batch norm": {"batch_norm": True}, "gate first": {"gate_first": True
 CASES = {name: (name, {}, {}) for name in MODELS}
 CASES |= {f"am, {name}": ("am", recipe, {}) for name, recipe in RECIPES.items()}
 CASES |= {f"am, {name}": ("am", {}, options) for name, options in OPTIONS.items()}
+CASES |= {f"{model}, {combine}": (model, {}, {"combine": combine}) for model, combine in [("wrn10_1", "mul"), ("stack3_4", "identity"), ("stack3_4", "inside")]}
 
 
 def fingerprint(weights):
