@@ -220,12 +220,11 @@ class Study:
     store: Path
     out: Path
     test_images: int | None = None  # that measures look at, the first ones; None: all
-    arms: dict[str, str] = field(default_factory=dict)  # the name of each net's arm, by key
+    arms: dict[str, dict[str, str]] = field(default_factory=dict)  # the name of each net's arm, by part of the page and key; parts may share a net
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
         "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained on all cores."
-        own = EXPERIMENTS[self.name].own.get(self.scale)
-        nets = [spec for spec in self.nets if not own or own[self.arms[spec.key]].part == part]
+        nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]
         return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=cores())
 
     def banner(self) -> str:
@@ -272,7 +271,10 @@ def study(
     scale, build, known = given["scale"], build_folder(), name in EXPERIMENTS
     nets = specs(name, scale, given["datasets"], given["seeds"]) if known else []
     sizes = sizes_of(name, scale) if known else scale_of(scale)
-    arms = {spec.key: arm for data in dict.fromkeys(spec.data for spec in nets) for arm, group in by_arm(name, scale, data, given["seeds"] or None).items() for spec in group}
+    arms, own = {}, EXPERIMENTS[name].own.get(scale, {}) if known else {}
+    for data in dict.fromkeys(spec.data for spec in nets):
+        for arm, group in by_arm(name, scale, data, given["seeds"] or None).items():
+            arms.setdefault(own[arm].part if own else "", {}).update((spec.key, arm) for spec in group)
     return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale), sizes.test_images, arms)
 
 

@@ -20,6 +20,7 @@ from fmm_nb.models import count_parameters, create_model
 from fmm_nb.models_residual import COMBINATIONS, ORDERS, SHORTCUTS
 from fmm_nb.plan import EXPERIMENTS, by_arm, sizes_of
 from fmm_nb.residual_arms import COMBINED, DECIDES, DEPTH_RATES, GRID, RATES, SWEPT
+from fmm_nb.results import study
 from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import read_net, write_net
 from fmm_nb.training import train
@@ -127,6 +128,13 @@ def test_every_arm_is_there_at_every_scale(page, scale):
         assert len({spec.key for group in nets.values() for spec in group if own} or {0}) > 0 and all(nets.values())
         rates = [name for name in nets if own[name].part == "rates"]
         assert all(len(nets[name]) == 1 and nets[name][0].protocol.validation for name in rates)  # equal effort: one net a rate
+
+
+def test_a_net_that_two_parts_share_is_in_both(tmp_path):
+    page = study("08_depth", {"scale": "smoke", "datasets": "mnist_mini", "seeds": 0, "store": "", "out": str(tmp_path)})
+    shared = page.arms[""].keys() & page.arms["breaks"].keys()
+    assert shared and all(page.arms[""][key] == "fmmnet[blocks=8]" and page.arms["breaks"][key] == "fmmnet[blocks=8,rate 0.03]" for key in shared)
+    assert {spec.key for spec in page.nets} == set().union(*page.arms.values())
 
 
 def test_rates_are_of_the_grid():
