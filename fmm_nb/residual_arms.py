@@ -25,12 +25,12 @@ GRID = (0.03, 0.1, 0.3)  # learning rates, of which each arm takes its best on v
 SWEPT = (4, 16, 64)  # blocks at which rates were chosen
 DEPTH_RATES = {  # learning rate at each of these
     "resnet": (0.3, 0.3, 0.3),
-    "fmmnet": (0.3, 0.03, 0.03),
+    "fmmnet": (0.1, 0.03, 0.03),
     "fmmnet_identity": (0.3, 0.3, 0.1),
     "fmmnet_bounded": (0.3, 0.3, 0.03),
     "fmmnet_tanh": (0.3, 0.3, 0.03),
     "fmmnet_normalised": (0.3, 0.03, 0.03),
-    "fmmnet_inside": (0.3, 0.1, 0.03),
+    "fmmnet_inside": (0.3, 0.03, 0.3),
 }
 
 
