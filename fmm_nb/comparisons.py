@@ -162,12 +162,18 @@ def measured(
     pair, extra = two_arms(wanted), _images(rows, column, wanted)
     if pair:
         a, b = (samples[arm] for arm in pair)
-        same_nets = len({arm.split("[")[0] for arm in pair}) == 1 and a.index.equals(b.index)
+        same_nets = len(set(map(_net, pair))) == 1 and a.index.equals(b.index)
         return effect(a.to_numpy(), b.to_numpy(), paired=same_nets, extra=extra)
     arms = {arm: values.to_numpy() for arm, values in samples.items()}
     first, *_ = arms
     arms[first] = arms[first] + constant / wanted[first]
     return contrast(list(arms.values()), [wanted[arm] for arm in arms], extra=extra)
+
+
+def _net(arm: str) -> tuple:
+    "What an arm says of its nets: their name, and the options that they were built with; not of which rows."
+    name, _, conditions = arm.rstrip("]").partition("[")
+    return name, *sorted(condition for condition in conditions.split(",") if condition.split("=")[0] in NET_OPTIONS)
 
 
 def two_arms(wanted: dict[str | None, float]) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'learning_rate', 'has_bfloat16', 'resolved_precision', 'arithmetic', 'evaluate', 'Trained',
-           'build', 'descend', 'Training', 'step', 'jacobian_square', 'running', 'evaluated', 'run']
+           'build', 'descend', 'Training', 'step', 'jacobian_square', 'diverged_step', 'running', 'evaluated', 'run']
 
 # %% ../nbs/lib/14_loop.ipynb #c8dce6d8
 import math
@@ -166,11 +166,6 @@ class Training:
         "Whether nothing is left to do."
         return self.diverged_at is not None or self.epoch == self.spec.protocol.epochs
 
-    @property
-    def diverged_step(self) -> int | None:
-        "The step that led out of the finite range, from 1 over all epochs: the last one where only evaluation shows it."
-        return None if self.diverged_at is None else min(self.finite.item() + 1, self.epoch * self.steps)
-
     def draws(self) -> list[dict[str, Tensor]]:
         "What chance decides in the current epoch, step by step."
         found = draws(self.spec, self.epoch + 1, *self.parts.targets.shape)
@@ -220,6 +215,11 @@ def jacobian_square(
     "An unbiased estimate of the mean squared norm of the logits' Jacobian, from one backward pass. Source: Hoffman et al. 2019, with signs."
     (pulled,) = torch.autograd.grad((logits * probe).sum(), x, create_graph=True)
     return pulled.square().flatten(1).sum(1).mean()
+
+# %% ../nbs/lib/14_loop.ipynb #fd2b8f08
+def diverged_step(training: Training) -> int | None:
+    "The step that led out of the finite range, from 1 over all epochs: the last one where only evaluation shows it."
+    return None if training.diverged_at is None else min(training.finite.item() + 1, training.epoch * training.steps)
 
 
 @torch.no_grad()

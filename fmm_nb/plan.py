@@ -310,7 +310,7 @@ def nets(
     "Every net of an experiment on the named image sets."
     return [spec for data in names for of_arm in by_arm(experiment, scale, data, count).values() for spec in of_arm]
 
-
+# %% ../nbs/lib/08_plan.ipynb #dd36ce4b
 def by_arm(
     experiment: str,
     scale: str,

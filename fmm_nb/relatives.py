@@ -186,7 +186,7 @@ UNITS = {
 }
 
 # %% ../nbs/lib/41_relatives.ipynb #8f5901af
-LAYERS = {"kervolution": (Kervolution2d, 3), "volterra": (Volterra2d, 1), "glu": (GLU2d, 3)}  # and how many are replaced
+LAYERS = {"kervolution": (Kervolution2d, 1), "volterra": (Volterra2d, 1), "glu": (GLU2d, 3)}  # and how many are replaced
 
 
 def toy_relative(

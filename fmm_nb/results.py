@@ -214,7 +214,6 @@ def reported(
 @dataclass(frozen=True)
 class Study:
     "One experiment at one scale, on this machine."
-
     name: str
     scale: str
     nets: list[Spec]
@@ -225,15 +224,13 @@ class Study:
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
         "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained on all cores."
-        own = EXPERIMENTS[self.name].own.get(self.scale, {})
+        own = EXPERIMENTS[self.name].own.get(self.scale)
         nets = [spec for spec in self.nets if not own or own[self.arms[spec.key]].part == part]
-        table = f"{self.name.split('_')[0]}_{part}" if part else self.name
-        return rows(table, nets, measure, self.scale, self.store, self.out, workers=cores())
+        return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=cores())
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
-        title, data = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
-        seeds = len({spec.seed for spec in self.nets})
+        title, data, seeds = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets), len({spec.seed for spec in self.nets})
         return f"{title} · {len(self.nets)} nets · {', '.join(data)} · {seeds} {'seed' if seeds == 1 else 'seeds'} an arm" if self.nets else title
 
     def caution(self) -> str:
@@ -242,9 +239,8 @@ class Study:
 
     def answer(self, text: str, tables: dict[str, pd.DataFrame]) -> None:
         "Write down what the page found, in words and numbers: the last act of every page."
-        content = {"scale": self.scale, "banner": self.banner(), "text": self.caution() + text}
-        content |= {"tables": {name: json.loads(table.reset_index().to_json(orient="records", double_precision=15)) for name, table in tables.items()}}
-        self.write(f"answers/{self.name}.json", json.dumps(content, indent=1))
+        plain = {name: json.loads(table.reset_index().to_json(orient="records", double_precision=15)) for name, table in tables.items()}
+        self.write(f"answers/{self.name}.json", json.dumps({"scale": self.scale, "banner": self.banner(), "text": self.caution() + text, "tables": plain}, indent=1))
 
     def write(self, name: str, text: str) -> None:
         "Write a file of the study's folder, whole or not at all."

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .batches import Parts, parts
 from .data import ImageSet
 from .errors import whole_number
-from .loop import Trained, Training, build, arithmetic, run
+from .loop import Trained, Training, build, arithmetic, diverged_step, run
 from .specs import Protocol, Spec
 from .workers import cores, workers_pool
 
@@ -57,7 +57,7 @@ def _finished(training: Training) -> Trained:
     record = {"data": training.parts.name, "fingerprint": training.parts.fingerprint, "precision": training.precision}
     record |= {"torch": torch.__version__, "device": training.device, "seconds": round(training.seconds, 2)}
     history = pd.DataFrame(training.history)
-    return Trained(training.spec, history, training.diverged_at, training.test_correct, training.kept, training.parts.shape, record, training.diverged_step)
+    return Trained(training.spec, history, training.diverged_at, training.test_correct, training.kept, training.parts.shape, record, diverged_step(training))
 
 # %% ../nbs/lib/17_training.ipynb #7b1aeaea
 def train_many(

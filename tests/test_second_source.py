@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from fmm_nb.claims import CLAIMS, planned
-from fmm_nb.comparisons import AT_PARAMETERS, at_parameters
+from fmm_nb.comparisons import AT_PARAMETERS, at_parameters, measured, weights
 from fmm_nb.judgement import evidence
 from fmm_nb.plan import by_arm
 from fmm_nb.unification import checks
@@ -89,3 +89,9 @@ def test_an_arm_of_a_page_decides_by_itself():
     kept = planned(rows, "smoke", "11_locality")
     assert len(kept) == len(rows)
     assert "resnet_b1_atac" in set(planned(rows.iloc[1:], "smoke", "11_locality").model) and "resnet_b1_relu" not in set(planned(rows.iloc[1:], "smoke", "11_locality").model)
+
+
+def test_nets_with_other_options_are_not_paired_as_the_same():
+    gains = {("resnet_b1_atac", (("context", 1),)): 5.0, ("resnet_b1_atac", (("context", "global"),)): 9.0}
+    rows = rows_of(gains, ("mnist",), seeds=5)
+    assert measured(rows, "test_accuracy_percent", weights("resnet_b1_atac[context=1] vs resnet_b1_atac[context=global]")).df > 4
