@@ -45,7 +45,7 @@ def stack(blocks: int, arm: str, rate: float | None = None, channels: int = 16, 
     return Arm(f"stack{blocks}_{channels}", COMBINED[arm] | {"stem_stride": 2} | (options or {}), recipe, **fields)
 
 # %% ../nbs/lib/37_residual_arms.ipynb #739ecbc8
-DECIDES = 7  # runs
+DECIDES = 8  # runs
 NAMED = ("resnet", "fmmnet_identity", "fmmnet_bounded", "fmmnet_normalised")  # by a claim, beside the product
 
 
