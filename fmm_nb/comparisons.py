@@ -169,7 +169,7 @@ def measured(
     arms[first] = arms[first] + constant / wanted[first]
     return contrast(list(arms.values()), [wanted[arm] for arm in arms], extra=extra)
 
-
+# %% ../nbs/lib/26_comparisons.ipynb #7ac7e656
 def _net(arm: str) -> tuple:
     "What an arm says of its nets: their name, and the options that they were built with; not of which rows."
     name, _, conditions = arm.rstrip("]").partition("[")

@@ -145,7 +145,6 @@ def descend(
 # %% ../nbs/lib/14_loop.ipynb #75a60c6a
 class Training:
     "The state of a training: net, momentum, history, and how far it is."
-
     def __init__(self, spec: Spec, parts: Parts, device: str = "cpu"):
         self.spec, self.parts, self.device = spec, parts, device
         self.precision = resolved_precision(spec.protocol, device)
