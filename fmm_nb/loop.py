@@ -152,13 +152,12 @@ class Training:
         self.forward = self.model if spec.protocol.jacobian_penalty else getattr(self.model, "quick", self.model)  # can be differentiated once
         self.parameters = list(self.model.parameters())
         self.momentum = [torch.zeros_like(p) for p in self.parameters]
-        self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
-        self.epoch, self.step = 0, 0  # epochs that are over, steps of the current one that are over
+        self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)
+        self.epoch, self.step = 0, 0  # epochs that are over, and steps (of `steps` an epoch) of the current one
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the current epoch: losses, correct decisions
-        self.finite = torch.zeros(1, dtype=torch.int64, device=device)  # steps, of all epochs, up to which the running loss was finite
+        self.finite = torch.zeros_like(self.sums[:1], dtype=torch.int64)  # steps, of all epochs, up to which the running loss was finite
         self.history, self.kept, self.diverged_at, self.test_correct, self.seconds = [], {}, None, None, 0.0
-        if self.over:  # no epoch at all
-            self.history.append({"epoch": 0} | evaluated(self))
+        self.history += [{"epoch": 0} | evaluated(self)] if self.over else []  # no epoch at all
 
     @property
     def over(self) -> bool:
