@@ -25,6 +25,9 @@ OPTIONS = {"batch norm": {"batch_norm": True}, "gate first": {"gate_first": True
 CASES = {name: (name, {}, {}) for name in MODELS}
 CASES |= {f"am, {name}": ("am", recipe, {}) for name, recipe in RECIPES.items()}
 CASES |= {f"am, {name}": ("am", {}, options) for name, options in OPTIONS.items()}
+ATAC = {"schedule": "steps", "augmentation": "pad_crop_flip", "optimizer": "nesterov", "weight_decay": 1e-4, "shrink": 2}
+CASES |= {name: (name, ATAC, {}) for name in ("resnet_b1_atac", "senet_b1", "genet_theta_b1", "kervolution", "volterra", "glu")}
+CASES |= {"resnet_b1_atac, canvas": ("resnet_b1_atac", {"canvas": 56, "shrink": 4}, {"context": "half"})}
 
 
 def fingerprint(weights):
