@@ -28,6 +28,7 @@ CASES |= {f"am, {name}": ("am", {}, options) for name, options in OPTIONS.items(
 ATAC = {"schedule": "steps", "augmentation": "pad_crop_flip", "optimizer": "nesterov", "weight_decay": 1e-4, "shrink": 2}
 CASES |= {name: (name, ATAC, {}) for name in ("resnet_b1_atac", "senet_b1", "genet_theta_b1", "kervolution", "volterra", "glu")}
 CASES |= {"resnet_b1_atac, canvas": ("resnet_b1_atac", {"canvas": 56, "shrink": 4}, {"context": "half"})}
+CASES |= {f"{model}, {combine}": (model, {}, {"combine": combine}) for model, combine in [("wrn10_1", "mul"), ("stack3_4", "identity"), ("stack3_4", "inside")]}
 
 
 def fingerprint(weights):
