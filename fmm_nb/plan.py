@@ -224,7 +224,11 @@ EXPERIMENTS |= {
     "16_bridge": Experiment(
         title="One mechanism? Attention, activation and non-linear kernels under the same measures",
         share={"smoke": 40, "cpu": 0.3 * 3600},
-        sizes={"smoke": {"datasets": ("mnist_mini",), "seeds": 2}, "cpu": {"datasets": ("mnist",), "paths": 100, "path_points": 36}, "paper": {"datasets": ("mnist",)}},
+        sizes={
+            "smoke": {"datasets": ("mnist_mini",), "seeds": 2, "protocol": replace(SCALES["smoke"].protocol, shrink=2, snapshots=())},
+            "cpu": {"datasets": ("mnist",), "protocol": replace(SCALES["cpu"].protocol, shrink=2, snapshots=()), "paths": 100, "path_points": 36},
+            "paper": {"datasets": ("mnist",)},
+        },
         own=activation.bridge_arms(BEST_RATES),
     ),
 }
@@ -335,7 +339,7 @@ def by_arm(
 IMAGES_PER_SECOND = 1500  # of one core, training and evaluating a toy net on 28×28 pixels
 RESNET = 1600  # of one core, training resnet_b1 on 16×16 pixels, a mean over units
 SIDES = dict.fromkeys(("cifar10", "cifar100", "cifar100_coarse"), 32)  # pixels; other sets of the plan have 28
-SPEEDS = residual.SPEEDS  # of other nets, by model
+SPEEDS = residual.SPEEDS | activation.SPEEDS  # of other nets, by model
 
 
 def core_seconds(nets: list[Spec], images: int = 60000) -> float:
@@ -347,7 +351,8 @@ def _seconds(spec: Spec, images: int) -> float:
     "As `core_seconds`, of one net."
     recipe = spec.protocol
     if spec.model in MODELS or not re.match(r"(resnet|senet|genet_theta)_b", spec.model):
-        return recipe.epochs * images / SPEEDS.get(spec.model, IMAGES_PER_SECOND)
+        toy = recipe.shrink**2 if spec.model in (*MODELS, *activation.SPEEDS) else 1
+        return recipe.epochs * images / (SPEEDS.get(spec.model, IMAGES_PER_SECOND) * toy)
     side = (recipe.canvas or SIDES.get(spec.data.split("[")[0], 28)) / recipe.shrink
     tests = len({recipe.epochs, *recipe.evaluate, *recipe.snapshots}) * (1000 if spec.data.endswith("_mini") else 10000)
     return (recipe.epochs * images + tests / 3) * (side / 16) ** 2 * (14 * family_of(spec.model)[1]["blocks"] - 2) / 12 / RESNET
