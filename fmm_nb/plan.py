@@ -171,7 +171,7 @@ BRIEF = Protocol(epochs=3, batch_size=50, schedule="cosine", shrink=2)  # shows 
 EXPERIMENTS |= {
     "07_fmmnet": Experiment(
         title="Does multiplying in place of adding improve a ResNet? Table IV with repairs and variants",
-        share={"smoke": 80, "cpu": 0.7 * 3600},
+        share={"smoke": 80, "cpu": len(TABLE_IV) * 0.6 * 3600},
         sizes={
             "smoke": {"datasets": ("mnist_mini",), "seeds": 2, "n_train": 500, "protocol": Protocol(epochs=2, batch_size=25, schedule="cosine", shrink=2, snapshots=(1,))},
             "cpu": {"datasets": (), "where_found": TABLE_IV, "seeds": 5, "n_train": 4000, "protocol": Protocol(epochs=8, batch_size=50, schedule="cosine", shrink=2, snapshots=(2, 4)), "paths": 50, "path_points": 36},
