@@ -18,7 +18,7 @@ from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
 from .files import build_folder, data_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
-from .plan import EXPERIMENTS, SCALES, nets
+from .plan import EXPERIMENTS, SCALES, by_arm
 from .results import PARTS, known_rows, one_precision, together, whole_set
 from .rules import Evidence
 from .specs import Spec
@@ -52,17 +52,18 @@ def planned(
     arms = {data: _arms(name, scale, data) for data in sets}
     complete = [rows[rows.key.isin(keys)] for data in sets for keys in arms[data].values() if keys <= set(rows.key)]
     found = at_parameters(one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0])
-    natural = {data: [keys for spec, keys in arms[data].items() if not spec.protocol.jacobian_penalty] for data in sets}  # an intervention is no arm
+    natural = {data: [keys for (arm, _), keys in arms[data].items() if arm in EXPERIMENTS[name].arms] for data in sets}  # an intervention is none
     whole = found[found.data.isin([data for data in sets if natural[data] and set().union(*natural[data]) <= set(rows.key)])]
     return together(found, across_arms(whole[whole.model.isin(EXPERIMENTS[name].arms)]))
 
-
-def _arms(name: str, scale: str, data: str) -> dict[Spec, set[str]]:
-    "The keys of the planned nets of each arm and recipe on an image set, by the first of them; none where the set is not known here."
+# %% ../nbs/lib/28_claims.ipynb #623c9d3b
+def _arms(name: str, scale: str, data: str) -> dict[tuple[str, Spec], set[str]]:
+    "The keys of the planned nets on an image set, by their arm and the first of each recipe; none where the set is not known here."
     found = {}
     try:
-        for spec in nets(name, scale, [data]):
-            found.setdefault(replace(spec, seed=0), set()).add(spec.key)
+        for arm, specs in by_arm(name, scale, data).items():
+            for spec in specs:
+                found.setdefault((arm, replace(spec, seed=0)), set()).add(spec.key)
     except InputError:
         return {}
     return found

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARM', 'NUMBER', 'NET_OPTIONS', 'SENSITIVITIES', 'DEPTH', 'AT_PARAMETERS', 'side', 'weights', 'contrasts', 'expanded',
-           'arm_rows', 'sample_of', 'across_arms', 'at_parameters', 'measured', 'two_arms', 'as_difference', 'as_ratio']
+           'arm_rows', 'sample_of', 'across_arms', 'at_parameters', 'measured', 'two_arms', 'as_difference', 'as_ratio',
+           'as_mean']
 
 # %% ../nbs/lib/26_comparisons.ipynb #1aef6ae8
 import re
@@ -14,7 +15,7 @@ import pandas as pd
 
 from .errors import InputError
 from .results import unpacked
-from .statistics import Effect, contrast, effect, image_variance, rank_correlation
+from .statistics import contrast, Effect, effect, image_variance, mean_interval, rank_correlation
 
 # %% ../nbs/lib/26_comparisons.ipynb #6cc5b044
 ARM = r"[a-z]\w*(?:\[[^\]]*\])?"
@@ -206,3 +207,13 @@ def as_ratio(
 ) -> str:
     "A ratio with its interval, for a sentence."
     return "not comparable" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*np.exp([found.difference, found.low, found.high]))
+
+
+def as_mean(
+    values: pd.Series,  # one a seed
+) -> str:
+    "A mean over seeds with its interval, for a table; of one net the value alone, empty where one has none."
+    if values.isna().any() or not len(values):
+        return ""
+    texts = [f"{value:.3g}".replace("-", "−") for value in (mean_interval(values) if len(values) > 1 else values)]
+    return f"{texts[0]} [{', '.join(texts[1:])}]" if texts[1:] else texts[0]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'learning_rate', 'has_bfloat16', 'resolved_precision', 'arithmetic', 'evaluate', 'Trained',
-           'build', 'descend', 'Training', 'step', 'jacobian_square', 'diverged_step', 'running', 'evaluated', 'run']
+           'build', 'descend', 'Training', 'step', 'jacobian_square', 'end_epoch', 'diverged_step', 'running',
+           'evaluated', 'run']
 
 # %% ../nbs/lib/14_loop.ipynb #c8dce6d8
 import math
@@ -145,19 +146,21 @@ def descend(
 # %% ../nbs/lib/14_loop.ipynb #75a60c6a
 class Training:
     "The state of a training: net, momentum, history, and how far it is."
+
     def __init__(self, spec: Spec, parts: Parts, device: str = "cpu"):
         self.spec, self.parts, self.device = spec, parts, device
         self.precision = resolved_precision(spec.protocol, device)
         self.model = build(spec, parts.shape).to(device, memory_format=torch.channels_last)
-        self.forward = self.model if spec.protocol.jacobian_penalty else getattr(self.model, "quick", self.model)  # can be differentiated once
+        self.forward = self.model if spec.protocol.jacobian_penalty else getattr(self.model, "quick", self.model)  # a quick form has no second derivative
         self.parameters = list(self.model.parameters())
         self.momentum = [torch.zeros_like(p) for p in self.parameters]
-        self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)
-        self.epoch, self.step = 0, 0  # epochs that are over, and steps (of `steps` an epoch) of the current one
+        self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
+        self.epoch, self.step = 0, 0  # epochs that are over, steps of the current one that are over
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the current epoch: losses, correct decisions
-        self.finite = torch.zeros_like(self.sums[:1], dtype=torch.int64)  # steps, of all epochs, up to which the running loss was finite
+        self.finite = torch.zeros(1, dtype=torch.int64, device=device)  # steps, of all epochs, up to which the running loss was finite
         self.history, self.kept, self.diverged_at, self.test_correct, self.seconds = [], {}, None, None, 0.0
-        self.history += [{"epoch": 0} | evaluated(self)] if self.over else []  # no epoch at all
+        if self.over:  # no epoch at all
+            self.history.append({"epoch": 0} | evaluated(self))
 
     @property
     def over(self) -> bool:
@@ -173,14 +176,6 @@ class Training:
     def rate(self) -> float:
         "The learning rate of the current step."
         return learning_rate(self.spec.protocol, self.epoch * self.steps + self.step, self.spec.protocol.epochs * self.steps)
-
-    def end_epoch(self, loss: float, accuracy: float) -> None:
-        "Write the row of the epoch that is over."
-        self.epoch, self.step = self.epoch + 1, 0
-        self.diverged_at = None if math.isfinite(loss) else self.epoch
-        row = {"epoch": self.epoch, "train_loss": loss, "train_accuracy": accuracy} | evaluated(self)
-        self.diverged_at = None if all(map(math.isfinite, row.values())) else self.epoch  # its last step alone may go astray
-        self.history.append(row)
 
 # %% ../nbs/lib/14_loop.ipynb #5a839a16
 def step(
@@ -215,6 +210,17 @@ def jacobian_square(
     return pulled.square().flatten(1).sum(1).mean()
 
 # %% ../nbs/lib/14_loop.ipynb #fd2b8f08
+def end_epoch(training: Training) -> None:
+    "Write the row of the epoch whose steps have been taken."
+    loss, accuracy = (training.sums / len(training.parts.targets)).tolist()
+    training.sums.zero_()
+    training.epoch, training.step = training.epoch + 1, 0
+    training.diverged_at = None if math.isfinite(loss) else training.epoch
+    row = {"epoch": training.epoch, "train_loss": loss, "train_accuracy": accuracy} | evaluated(training)
+    training.diverged_at = None if all(map(math.isfinite, row.values())) else training.epoch  # its last step alone may go astray
+    training.history.append(row)
+
+
 def diverged_step(training: Training) -> int | None:
     "The step that led out of the finite range, from 1 over all epochs: the last one where only evaluation shows it."
     return None if training.diverged_at is None else min(training.finite.item() + 1, training.epoch * training.steps)
@@ -269,8 +275,7 @@ def run(
                 training.seconds = before + time.monotonic() - start
                 write_checkpoint(training, checkpoint)
                 due = time.monotonic() + CHECKPOINT_SECONDS
-        training.end_epoch(*(training.sums / len(training.parts.targets)).tolist())
-        training.sums.zero_()
+        end_epoch(training)
         training.seconds = before + time.monotonic() - start
         progress()
         if checkpoint and training.epoch in training.spec.protocol.snapshots and not training.over:

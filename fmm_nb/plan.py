@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEST_RATES', 'SCALES', 'NOTHING', 'MIXUP', 'EXPERIMENTS', 'RATES', 'SHORT', 'TABLE_IV', 'BRIEF', 'IMAGES_PER_SECOND',
-           'RESNET', 'SIDES', 'SPEEDS', 'Scale', 'Experiment', 'scale_of', 'experiment_of', 'image_sets', 'specs',
-           'sizes_of', 'nets', 'by_arm', 'core_seconds', 'added']
+           'RESNET', 'SIDES', 'SPEEDS', 'Scale', 'Experiment', 'penalised', 'scale_of', 'experiment_of', 'image_sets',
+           'specs', 'sizes_of', 'nets', 'by_arm', 'core_seconds', 'added']
 
 # %% ../nbs/lib/08_plan.ipynb #7eabaeaa
 import re
@@ -35,7 +35,6 @@ class Scale:
     path_points: int = 120  # on each
     instead: tuple[str, ...] = ()  # image sets that are used where none of `where_found` is
     slope_points: int = 2048  # where the variation of the slope is taken
-    penalties: dict[str, float] = field(default_factory=dict)  # image set: Jacobian penalty of further vanilla nets
 
 # %% ../nbs/lib/08_plan.ipynb #ef447168
 BEST_RATES = {"am_nomtp": 0.01} | dict.fromkeys(("am", "am_norl", "am_half", "am_static", "am_random", "am_shuffled"), 0.1)
@@ -90,11 +89,16 @@ class Experiment:
     share: dict[str, float] = field(default_factory=dict)  # core-seconds that it may take, by scale
     variants: tuple[dict, ...] = ({},)  # changes of the protocol, each with all arms
     sizes: dict[str, dict] = field(default_factory=dict)  # what differs from the `Scale`, by its name
-    own: dict[str, dict[str, Arm]] = field(default_factory=dict)  # in place of arms and variants: arms with names of their own, by scale
+    own: dict[str, dict[str, Arm]] = field(default_factory=dict)  # further arms with names of their own, by scale
 
 # %% ../nbs/lib/08_plan.ipynb #ba3c2556
 NOTHING = {"datasets": (), "where_found": ()}  # no image set is needed
 MIXUP = {1.0: "mixup", 0.2: "mixup_weak"}  # α, which the source does not state, and how its arms are called; the first decides
+
+
+def penalised(weight: float, data: str) -> dict[str, Arm]:
+    "The vanilla net with a penalty on its Jacobian, on one image set."
+    return {"cnn_jacobian": Arm("cnn", protocol={"jacobian_penalty": weight}, datasets=(data,))}
 
 # %% ../nbs/lib/08_plan.ipynb #b478b973
 EXPERIMENTS = {
@@ -124,7 +128,7 @@ EXPERIMENTS = {
         title="Is a net with attention less sensitive, and is that why it helps? Table II under every definition",
         arms=tuple(MODELS),
         share={"smoke": 40, "cpu": 1.2 * 3600},
-        sizes={"smoke": {"penalties": {"mnist_mini": 0.01}}, "cpu": {"penalties": {"cifar10": 0.008}}},
+        own={"smoke": penalised(0.01, "mnist_mini"), "cpu": penalised(0.008, "cifar10")},
     ),
     "06_mixup": Experiment(
         title="Does attention do what mixup does? Table III as a factorial",
@@ -233,8 +237,6 @@ EXPERIMENTS |= {
     ),
 }
 
-
-
 # %% ../nbs/lib/08_plan.ipynb #18bf9560
 def scale_of(
     name: str,  # smoke, cpu or paper
@@ -323,17 +325,15 @@ def by_arm(
 ) -> dict[str, list[Spec]]:
     "The nets of an experiment on an image set, by the name of their arm; by variant, then seed."
     plan, sizes = EXPERIMENTS[experiment], sizes_of(experiment, scale)
-    if own := plan.own.get(scale):
-        here = {name: arm for name, arm in own.items() if not arm.datasets or data.split("[")[0] in arm.datasets}
-        asked = sizes.seeds if count is None else count
-        seeds = {name: range(min(count or arm.seeds, arm.seeds) if arm.seeds else asked) for name, arm in here.items()}
-        return {name: [Spec(arm.model, data, replace(sizes.protocol, **arm.protocol), seed, sizes.n_train, arm.options) for seed in seeds[name]] for name, arm in here.items()}
+    asked = sizes.seeds if count is None else count
     rates = {arm: {"learning_rate": rate} for arm, rate in sizes.learning_rates.items()}
     recipes = {arm: [replace(sizes.protocol, **rates.get(arm, {}) | variant) for variant in plan.variants] for arm in plan.arms}
-    penalty = sizes.penalties.get(data.split("[")[0])
-    recipes |= {"cnn_jacobian": [replace(sizes.protocol, jacobian_penalty=penalty)]} if penalty else {}
-    seeds = range(sizes.seeds if count is None else count)
-    return {arm: [Spec(arm.removesuffix("_jacobian"), data, recipe, seed, n_train=sizes.n_train) for recipe in recipes[arm] for seed in seeds] for arm in recipes}
+    found = {arm: [Spec(arm, data, recipe, seed, n_train=sizes.n_train) for recipe in recipes[arm] for seed in range(asked)] for arm in plan.arms}
+    for name, arm in plan.own.get(scale, {}).items():
+        if not arm.datasets or data.split("[")[0] in arm.datasets:
+            seeds, recipe = min(count or arm.seeds, arm.seeds) if arm.seeds else asked, replace(sizes.protocol, **arm.protocol)
+            found[name] = [Spec(arm.model, data, recipe, seed, sizes.n_train, arm.options) for seed in range(seeds)]
+    return found
 
 # %% ../nbs/lib/08_plan.ipynb #a206989b
 IMAGES_PER_SECOND = 1500  # of one core, training and evaluating a toy net on 28×28 pixels

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'PARAMETERS', 'read_rows', 'together', 'absent', 'append_rows', 'known_rows', 'provenance', 'rows', 'kept',
-           'drawn_rows', 'one_precision', 'packed', 'unpacked', 'last_epoch', 'validation_curve', 'whole_set',
-           'reported', 'Study', 'study']
+           'drawn_rows', 'one_precision', 'packed', 'unpacked', 'last_epoch', 'ways', 'validation_curve', 'whole_set',
+           'reported', 'Study', 'lacking', 'answers', 'study']
 
 # %% ../nbs/lib/24_results.ipynb #25bc7727
 import base64
@@ -182,6 +182,16 @@ def last_epoch(trained) -> dict:
     row = {"test_accuracy_percent": 100 * accuracy, "test_loss": last.test_loss, "clean_train_loss": last.clean_loss}
     return row | {"way": json.dumps(way), "test_correct": packed(trained.test_correct.numpy())}
 
+# %% ../nbs/lib/24_results.ipynb #6a91ea1b
+def ways(
+    trained,
+    measure: Callable,  # a net → values by name
+) -> dict[str, str]:  # by column: `<name>__way`
+    "[clean training loss, value] at each epoch whose weights were kept, as JSON, for `equal_loss`."
+    losses = trained.history.set_index("epoch").clean_loss.dropna()
+    found = [measure(trained.model(epoch)) for epoch in losses.index]
+    return {f"{name}__way": json.dumps([[loss, values[name]] for loss, values in zip(losses, found)]) for name in found[0]}
+
 # %% ../nbs/lib/24_results.ipynb #f8d4b05f
 def validation_curve(trained) -> list[dict]:
     "Validation loss and accuracy in percent at each snapshot and at the end, with the learning rate."
@@ -214,6 +224,7 @@ def reported(
 @dataclass(frozen=True)
 class Study:
     "One experiment at one scale, on this machine."
+
     name: str
     scale: str
     nets: list[Spec]
@@ -229,7 +240,8 @@ class Study:
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
-        title, data, seeds = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets), len({spec.seed for spec in self.nets})
+        title, data = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
+        seeds = len({spec.seed for spec in self.nets})
         return f"{title} · {len(self.nets)} nets · {', '.join(data)} · {seeds} {'seed' if seeds == 1 else 'seeds'} an arm" if self.nets else title
 
     def caution(self) -> str:
@@ -238,17 +250,30 @@ class Study:
 
     def answer(self, text: str, tables: dict[str, pd.DataFrame]) -> None:
         "Write down what the page found, in words and numbers: the last act of every page."
-        plain = {name: json.loads(table.reset_index().to_json(orient="records", double_precision=15)) for name, table in tables.items()}
-        self.write(f"answers/{self.name}.json", json.dumps({"scale": self.scale, "banner": self.banner(), "text": self.caution() + text, "tables": plain}, indent=1))
+        content = {"scale": self.scale, "banner": self.banner(), "text": self.caution() + text}
+        content |= {"tables": {name: json.loads(table.reset_index().to_json(orient="records", double_precision=15)) for name, table in tables.items()}}
+        self.write(f"answers/{self.name}.json", json.dumps(content, indent=1))
 
     def write(self, name: str, text: str) -> None:
         "Write a file of the study's folder, whole or not at all."
         with written(self.out / name) as part:
             part.write_text(text, encoding="utf-8")
 
-    def answers(self) -> dict[str, dict]:
-        "What the experiments of this scale found, by name; only of those that were run."
-        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.out / "answers").glob("*.json"))}
+# %% ../nbs/lib/24_results.ipynb #1477cfeb
+def lacking(experiment: Study) -> str:
+    "The image sets that a page's plan names and that were not found, as a line of markdown; empty where none is lacking."
+    wanted, here = sizes_of(experiment.name, experiment.scale).where_found, {spec.data for spec in experiment.nets}
+    missing = [name for name in wanted if name not in {data.split("[")[0] for data in here}]
+    part = [data for data in here if "[" in data]
+    texts = [f"not here, so not run: {', '.join(missing)}"] * bool(missing) + [f"of {data.split('[')[0]} only some of the training files are here" for data in part]
+    return "".join(f"\n\n*{text}.*" for text in texts)
+
+# %% ../nbs/lib/24_results.ipynb #e8cd4d8f
+def answers(
+    out: Path,  # of a `Study`
+) -> dict[str, dict]:
+    "What the experiments of a scale found, by name; only of those that were run."
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "answers").glob("*.json"))}
 
 # %% ../nbs/lib/24_results.ipynb #040641e1
 _studied = set()  # pages that were looked at in this process: a page that is run again has variables of its own by then
@@ -274,7 +299,7 @@ def study(
     arms, own = {}, EXPERIMENTS[name].own.get(scale, {}) if known else {}
     for data in dict.fromkeys(spec.data for spec in nets):
         for arm, group in by_arm(name, scale, data, given["seeds"] or None).items():
-            arms.setdefault(own[arm].part if own else "", {}).update((spec.key, arm) for spec in group)
+            arms.setdefault(own[arm].part if arm in own else "", {}).update((spec.key, arm) for spec in group)
     return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale), sizes.test_images, arms)
 
 
