@@ -59,10 +59,11 @@ def cases():
 
     torch.manual_seed(0)
     net, x = create_model("cnn").eval(), torch.randn(200, 1, 28, 28)
-    am, few = create_model("am").eval(), torch.randn(100, 1, 28, 28)
+    am, few, many = create_model("am").eval(), torch.randn(100, 1, 28, 28), torch.randn(1000, 1, 28, 28)
+    ten = [create_model("cnn").eval() for _ in range(10)]
     scores = np.round(np.random.default_rng(0).random((2, 10_000, 64)), 2)
     columns = [torch.from_numpy(values[:1000].T.copy()).float() for values in scores]
-    ways = Paths(ellipse_weights(256), torch.randn(8, 3, 1, 28, 28))
+    ways, more = (Paths(ellipse_weights(256), torch.randn(paths, 3, 1, 28, 28)) for paths in (8, 20))
     points = torch.cat([ways[slice(start, start + 50)] for start in range(0, 2048, 50)])
 
     def forwards(images, times):
@@ -70,6 +71,22 @@ def cases():
             for _ in range(times):
                 for part in images.split(50):
                     net(part)
+
+    def in_turn(images, batch):
+        "The Jacobian's norm by one backward pass a class."
+        norms = []
+        for part in images.split(batch):
+            image = part.clone().requires_grad_()
+            logits = net(image)
+            rows = [torch.autograd.grad(logits[:, k].sum(), image, retain_graph=True)[0].flatten(1) for k in range(10)]
+            norms.append(torch.stack(rows, 1).flatten(1).norm(dim=1))
+        return torch.cat(norms).detach()
+
+    def path_by_path():
+        with torch.no_grad():
+            return torch.stack([torch.stack([one(more[slice(start, start + 256)]) for start in range(0, len(more), 256)]) for one in ten])
+
+    best = min((25, 50, 100, 200), key=lambda batch: min(seconds(lambda: in_turn(x, batch)) for _ in range(3)))
 
     def passes(images, times):
         for _ in range(times):
@@ -95,10 +112,12 @@ def cases():
         "Kendall 1000 × 64, against torchmetrics": (lambda: kendall_tau(*scores[:, :1000]), lambda: kendall_rank_corrcoef(*columns), 1e-5),
         "Figure 2 of one net, against its floor of 26 forward and backward passes": (figure_2, lambda: passes(few, 26), None),
         "Jacobian norm, against vmap(jacrev)": (lambda: jacobian_norm(net, few), lambda: vmap(jacrev(lambda image: net(image[None])[0]))(few).flatten(1).norm(dim=1).detach(), 1e-4),
+        "Jacobian norm of 1,000 images, against a backward pass a class in its best batches": (lambda: jacobian_norm(net, many), lambda: in_turn(many, best), 1e-4),
         "Jacobian norm, against its floor of 11 forwards": (lambda: jacobian_norm(net, few), lambda: forwards(few, 11), None),
         "ablation of all 160 channels, against captum's of 64": (lambda: channel_importance(am, few, "ablation", 0)["features.2.gate"].numpy(), by_captum, 1e-4),
         "S with 10 draws, against 11 forwards": (lambda: output_sensitivity(net, x, draws=10), lambda: forwards(x, 11), None),
         "curves of 8 paths, against bare forwards": (lambda: curves(net, ways), lambda: forwards(points, 1), None),
+        "curves of ten nets on 20 paths of 256 points, against one forward a path": (lambda: curves(ten, more), path_by_path, 1e-4),
         "FullGrad terms of attention, against 26 forwards": (lambda: fullgrad_terms(am, few), lambda: forwards(few, 26), None),
     }
 
