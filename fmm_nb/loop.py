@@ -79,12 +79,12 @@ def evaluate(
     y: Tensor,  # int64 [N]
     mean_std: tuple[Tensor, Tensor],
     batch_size: int | None = None,  # None: what suits the device
-) -> tuple[float, Tensor]:  # mean cross-entropy, and bool [N]: decided correctly
+) -> tuple[float, Tensor]:  # mean cross-entropy, and bool [N]: decided correctly, by logits that are finite
     "Loss and correct decisions of a net in evaluation mode; the net's mode is left as it was."
     dtype, batch_size = next(model.parameters()).dtype, batch_size or (200 if x.device.type == "cpu" else 5000)
     with evaluation(model):
         logits = torch.cat([model(normalised(part, mean_std, dtype)) for part in x.split(batch_size)])
-    return F.cross_entropy(logits.double(), y).item(), logits.argmax(1) == y
+    return F.cross_entropy(logits.double(), y).item(), (logits.argmax(1) == y) & logits.isfinite().all(1)
 
 # %% ../nbs/lib/14_loop.ipynb #1a9ebc5a
 @dataclass
@@ -93,7 +93,7 @@ class Trained:
 
     spec: Spec
     history: pd.DataFrame  # a row an epoch: train_loss, train_accuracy, …; accuracies are shares
-    diverged_at: int | None  # the epoch whose loss was not finite; training ends there
+    diverged_at: int | None  # the epoch in which the running loss or the weights left the finite range; training ends with it
     test_correct: Tensor  # bool [N_test]
     weights: dict[int, dict[str, Tensor]]  # by epoch: the snapshots, and the last
     shape: dict[str, int]  # in_channels, image_size, num_classes
@@ -211,18 +211,18 @@ def jacobian_square(
 
 # %% ../nbs/lib/14_loop.ipynb #fd2b8f08
 def end_epoch(training: Training) -> None:
-    "Write the row of the epoch whose steps have been taken."
+    "Write the row of the epoch whose steps have been taken; a net whose running loss or weights are not finite has diverged."
     loss, accuracy = (training.sums / len(training.parts.targets)).tolist()
     training.sums.zero_()
     training.epoch, training.step = training.epoch + 1, 0
-    training.diverged_at = None if math.isfinite(loss) else training.epoch
+    finite = math.isfinite(loss) and all(p.isfinite().all() for p in training.parameters)  # the last step alone may go astray
+    training.diverged_at = None if finite else training.epoch
     row = {"epoch": training.epoch, "train_loss": loss, "train_accuracy": accuracy} | evaluated(training)
-    training.diverged_at = None if all(map(math.isfinite, row.values())) else training.epoch  # its last step alone may go astray
     training.history.append(row)
 
 
 def diverged_step(training: Training) -> int | None:
-    "The step that led out of the finite range, from 1 over all epochs: the last one where only evaluation shows it."
+    "The step that led out of the finite range, from 1 over all epochs: the last one where only the weights show it."
     return None if training.diverged_at is None else min(training.finite.item() + 1, training.epoch * training.steps)
 
 
@@ -262,7 +262,7 @@ def run(
     checkpoint: Path | None = None,  # None: none is kept
     progress=lambda: None,  # called after each epoch
 ) -> None:
-    "Train to the end of the protocol, or until the loss is not finite; from the checkpoint on, if there is one."
+    "Train to the end of the protocol, or of the epoch in which the net diverged; from the checkpoint on, if there is one."
     if checkpoint:
         read_checkpoint(training, checkpoint)
     before, start = training.seconds, time.monotonic()
