@@ -83,7 +83,8 @@ def signals(
         for hook in hooks:
             hook.remove()
     back = dict(zip(noted, zip(gradients[::2], gradients[1::2])))
-    return pd.DataFrame([_row(place, name, noted[name], factors[name], back[name]) for place, name in enumerate(noted, 1)])
+    factor = lambda name: factors.get(name, blocks[name].held)  # a gate that is held at a value was not asked
+    return pd.DataFrame([_row(place, name, noted[name], factor(name), back[name]) for place, name in enumerate(noted, 1)])
 
 
 def _row(place: int, name: str, pair: tuple, factor: Tensor, gradients: tuple) -> dict:

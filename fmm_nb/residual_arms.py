@@ -30,8 +30,8 @@ DEPTH_RATES = {  # learning rate at each of these
     "fmmnet_identity": (0.3, 0.3, 0.3, 0.1),
     "fmmnet_bounded": (0.3, 0.3, 0.3, 0.03),
     "fmmnet_tanh": (0.3, 0.3, 0.3, 0.03),
-    "fmmnet_normalised": (0.3, 0.03, 0.03, 0.03),
-    "fmmnet_inside": (0.3, 0.03, 0.03, 0.3),
+    "fmmnet_normalised": (0.3, 0.3, 0.03, 0.03),
+    "fmmnet_inside": (0.3, 0.3, 0.3, 0.3),
 }
 
 

@@ -1,6 +1,7 @@
 "Residual nets, their signals, and a divergence: what does not read well on a page."
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from fmm_nb.checkpoints import read_checkpoint, write_checkpoint
 from fmm_nb.data import load
 from fmm_nb.diagnostics import signals
 from fmm_nb.errors import InputError
-from fmm_nb.gates import frozen_gates, gates_of
+from fmm_nb.gates import frozen_gates, gates_of, read_gates
 from fmm_nb.judgement import judge
 from fmm_nb.loop import Training, arithmetic, diverged_step, run, step
 from fmm_nb.models import count_parameters, create_model
@@ -21,7 +22,7 @@ from fmm_nb.models_residual import COMBINATIONS, ORDERS, SHORTCUTS
 from fmm_nb.plan import EXPERIMENTS, by_arm, sizes_of
 from fmm_nb.residual_arms import COMBINED, DECIDES, DEPTH_RATES, GRID, RATES, SWEPT
 from fmm_nb.results import study
-from fmm_nb.specs import Protocol, Spec
+from fmm_nb.specs import Arm, Protocol, Spec
 from fmm_nb.store import read_net, write_net
 from fmm_nb.training import train
 
@@ -42,8 +43,28 @@ def test_nets_of_one_seed_share_their_weights():
     weights = {}
     for combine in COMBINATIONS.keys() - {"inside"}:  # it has fewer weights
         torch.manual_seed(0)
-        weights[combine] = create_model("wrn10_1", combine=combine).stem[0].weight
-    assert all(torch.equal(value, weights["add"]) for value in weights.values())
+        weights[combine] = [p for name, p in create_model("wrn10_1", combine=combine).named_parameters() if not name.endswith("alpha")]
+    assert all(torch.equal(a, b) for drawn in weights.values() for a, b in zip(drawn, weights["add"], strict=True))
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("attention", ["none", "se"])
+def test_gates_that_were_read_and_are_held_give_the_same_output(combine, order, attention):
+    torch.manual_seed(0)
+    net, x = create_model("wrn10_1", image_size=12, combine=combine, order=order, attention=attention).double(), torch.rand(3, 1, 12, 12).double()
+    net(x)
+    values = read_gates(net, x)
+    with frozen_gates(net, values):
+        held = net.eval()(x)
+        assert len(signals(net, x, torch.arange(3))) == 3
+    torch.testing.assert_close(held, net(x))
+
+
+def test_signals_are_those_of_the_blocks():
+    net, x = create_model("stack3_4", image_size=8, combine="normalised").double(), torch.rand(8, 1, 8, 8).double()
+    found = signals(net, x, torch.arange(8))
+    assert np.allclose(found.log_y, 0) and np.allclose(found.log_x[1:], 0)
 
 
 def test_attention_stands_at_the_end_of_each_branch():
@@ -125,16 +146,17 @@ def test_every_arm_is_there_at_every_scale(page, scale):
     assert {arm.part for arm in own.values()} == {"07_fmmnet": {"", "rates", "variants"}, "08_depth": {"", "rates", "breaks", "widths"}}[page]
     for data in sizes.datasets or ("cifar10",):
         nets = by_arm(page, scale, data)
-        assert len({spec.key for group in nets.values() for spec in group if own} or {0}) > 0 and all(nets.values())
+        assert set(nets) == {name for name, arm in own.items() if not arm.datasets or data in arm.datasets} and all(nets.values())
         rates = [name for name in nets if own[name].part == "rates"]
         assert all(len(nets[name]) == 1 and nets[name][0].protocol.validation for name in rates)  # equal effort: one net a rate
 
 
-def test_a_net_that_two_parts_share_is_in_both(tmp_path):
-    page = study("08_depth", {"scale": "smoke", "datasets": "mnist_mini", "seeds": 0, "store": "", "out": str(tmp_path)})
-    shared = page.arms[""].keys() & page.arms["breaks"].keys()
-    assert shared and all(page.arms[""][key] == "fmmnet[blocks=8]" and page.arms["breaks"][key] == "fmmnet[blocks=8,rate 0.03]" for key in shared)
-    assert {spec.key for spec in page.nets} == set().union(*page.arms.values())
+def test_a_net_that_two_parts_share_is_in_both(monkeypatch, tmp_path):
+    own = {"one": Arm("stack1_4"), "the same": Arm("stack1_4", part="other"), "another": Arm("stack2_4", part="other")}
+    monkeypatch.setitem(EXPERIMENTS, "08_depth", replace(EXPERIMENTS["08_depth"], own={"smoke": own}))
+    page = study("08_depth", {"scale": "smoke", "datasets": "mnist_mini", "seeds": 2, "store": "", "out": str(tmp_path)})
+    assert {part: sorted(set(arms.values())) for part, arms in page.arms.items()} == {"": ["one"], "other": ["another", "the same"]}
+    assert page.arms[""].keys() < page.arms["other"].keys() == {spec.key for spec in page.nets}
 
 
 def test_rates_are_of_the_grid():
