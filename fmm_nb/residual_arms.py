@@ -77,7 +77,7 @@ def depth_arms(
     return arms | {f"{arm}[channels={c}]": stack(2, arm, channels=c, protocol={"epochs": 6}, part="widths", **here) for arm, c in wide}
 
 # %% ../nbs/lib/37_residual_arms.ipynb #92d47496
-DECIDES = 8  # runs
+DECIDES = 10  # runs
 ASKED = (8, 16)  # blocks
 CLAIM_RATES = {"resnet": (0.3, 0.3), "fmmnet": (0.03, 0.03)}  # learning rate at each of these
 REPAIRS = ("fmmnet_identity", "fmmnet_bounded", "fmmnet_normalised")  # that a claim names

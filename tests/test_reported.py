@@ -153,7 +153,7 @@ def test_comparators_fit_the_kind(name):
     else:
         every = [cell for contrast in contrasts(text) for cell in contrast]
         assert all(any(arm for arm in cell) for cell in every) and len({str(cell) for cell in every}) == len(every)
-        constants = [-cell[None] for cell in every if None in cell]
+        constants = [abs(cell[None]) for cell in every if None in cell]
         assert (len(constants) == len(every) and all(0 < share < 1 for share in constants)) if kind == "proportion" else name == "M41" or not constants
         if kind == "causal":
             assert len(every) > 2 and len({tuple(n for n, factor in cell.items() if factor > 0) for cell in every}) == 1

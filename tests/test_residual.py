@@ -166,13 +166,13 @@ def test_rates_are_of_the_grid():
 
 def depth_table(failing, growth, seeds):
     "Rows of page 08 as its claims see them."
-    cells = [(arm, 16, seed) for arm in ("resnet", "fmmnet_identity", "fmmnet_bounded", "fmmnet_normalised") for seed in range(5)]
-    cells += [("fmmnet", blocks, seed) for blocks in (8, 16) for seed in range(seeds)]
+    cells = [(arm, 16, seed) for arm in ("fmmnet_identity", "fmmnet_bounded", "fmmnet_normalised") for seed in range(5)]
+    cells += [(arm, blocks, seed) for arm in ("resnet", "fmmnet") for blocks in (8, 16) for seed in range(seeds)]
     chance = np.random.default_rng(0)
     rows = []
     for arm, blocks, seed in cells:
         value = growth[arm] * math.exp(chance.normal(0, 0.01))
-        failed = float(arm == "fmmnet" and failing)
+        failed = float(failing == "all" or (failing and arm == "fmmnet"))
         rows.append({"model": arm, "blocks": blocks, "seed": seed, "data": "cifar10[1-2]", "not_converged": failed, "diverged_at": 1.0 if failed else np.nan, "gradient_growth": value, "gradient_growth__equal_loss": value})
     return pd.DataFrame(rows)
 
@@ -184,6 +184,17 @@ GROWTH = {"resnet": 40.0, "fmmnet": 1e12, "fmmnet_identity": 1.0, "fmmnet_bounde
 def test_the_planned_runs_can_say_that_most_fail_and_five_cannot(failing, seeds, words):
     judged = judge({"08_depth": depth_table(failing, GROWTH, seeds)})
     assert (judged["M63"][0], judged["M68"][0]) == words
+
+
+def test_what_fails_with_addition_too_says_nothing_about_the_product():
+    judged = judge({"08_depth": depth_table("all", GROWTH, DECIDES)})
+    assert (judged["M63"][0], judged["M68"][0]) == ("contradicted", "contradicted")
+
+
+def test_a_share_in_training_mode_can_be_another():
+    rows = depth_table(True, GROWTH, DECIDES)
+    evidence = judge({"08_depth": rows.assign(not_converged__in_training=0.0)})["M63"][1]
+    assert evidence.depends_on == "in training" and not judge({"08_depth": rows})["M63"][1].depends_on
 
 
 @pytest.mark.parametrize(("growth", "word"), [(GROWTH, "supported"), (GROWTH | {"fmmnet_normalised": 1e14}, "undecided"), (GROWTH | {"fmmnet": 1.0}, "contradicted")])
