@@ -8,6 +8,8 @@ __all__ = ['COMBINED', 'GRID', 'SWEPT', 'DEPTH_RATES', 'SETTINGS', 'FOLLOWED', '
            'fmmnet_arms']
 
 # %% ../nbs/lib/37_residual_arms.ipynb #d3898e74
+from dataclasses import replace
+
 from .specs import Arm
 
 # %% ../nbs/lib/37_residual_arms.ipynb #88a8965e
@@ -67,6 +69,7 @@ def depth_arms(
     "What the page on depth compares."
     here = {"datasets": (digits,)}
     arms = {f"{arm}[blocks={b}]": stack(b, arm, protocol={"snapshots": (1,)} if b == FOLLOWED else {}, **here) for b in blocks for arm in COMBINED}
+    arms |= {f"{arm}[blocks={FOLLOWED},followed]": replace(arms[f"{arm}[blocks={FOLLOWED}]"], seeds=1, part="signals") for arm in COMBINED}
     arms |= {f"fmmnet[blocks={b}]": stack(b, "fmmnet", **here) for b in breaks}
     validated = here | {"seeds": 1, "part": "rates"}
     arms |= {f"{arm}[blocks={b},rate={rate}]": stack(b, arm, rate, protocol={"validation": 0.2}, **validated) for b in swept for arm in COMBINED for rate in GRID}
@@ -95,7 +98,7 @@ def claimed_arms() -> dict[str, Arm]:
 # %% ../nbs/lib/37_residual_arms.ipynb #9a4c6f83
 NET = "wrn10_1"
 ARMS = COMBINED | {"se_resnet": {"combine": "add", "attention": "se"}}
-RATES = {"resnet": 0.1, "fmmnet": 0.1, "fmmnet_identity": 0.1, "fmmnet_bounded": 0.1, "fmmnet_tanh": 0.1, "fmmnet_normalised": 0.1, "fmmnet_inside": 0.1, "se_resnet": 0.1}
+RATES = {"resnet": 0.3, "fmmnet": 0.3, "fmmnet_identity": 0.3, "fmmnet_bounded": 0.03, "fmmnet_tanh": 0.1, "fmmnet_normalised": 0.03, "fmmnet_inside": 0.03, "se_resnet": 0.3}
 CLAIMED = ("resnet", "fmmnet", "se_resnet")  # by claims on accuracy
 VARIANTS = {  # what a reader might have built instead: (net, options)
     "twice the width": ("wrn10_2", {}),

@@ -24,7 +24,7 @@ from .errors import InputError, unknown
 from .files import build_folder, data_folder, writable_folder, written
 from .plan import EXPERIMENTS, by_arm, scale_of, sizes_of, specs
 from .specs import Spec
-from .sources import reason
+from .sources import SOURCES, reason
 from .store import Store, digest
 from .workers import cores
 
@@ -265,7 +265,8 @@ def lacking(experiment: Study) -> str:
     wanted, here = sizes_of(experiment.name, experiment.scale).where_found, {spec.data for spec in experiment.nets}
     missing = [name for name in wanted if name not in {data.split("[")[0] for data in here}]
     part = [data for data in here if "[" in data]
-    texts = [f"not here, so not run: {', '.join(missing)}"] * bool(missing) + [f"of {data.split('[')[0]} only some of the training files are here" for data in part]
+    ways = dict.fromkeys(SOURCES[name].get for name in missing)
+    texts = [f"not here, so not run: {', '.join(missing)}; to fetch: {', '.join(ways)}"] * bool(missing) + [f"of {data.split('[')[0]} only some of the training files are here" for data in part]
     return "".join(f"\n\n*{text}.*" for text in texts)
 
 # %% ../nbs/lib/24_results.ipynb #e8cd4d8f
@@ -300,6 +301,8 @@ def study(
     for data in dict.fromkeys(spec.data for spec in nets):
         for arm, group in by_arm(name, scale, data, given["seeds"] or None).items():
             arms.setdefault(own[arm].part if arm in own else "", {}).update((spec.key, arm) for spec in group)
+    for part in sorted({arm.part for arm in own.values()} - arms.keys()):
+        raise InputError(f"{name} has nothing to train for its part {part or 'that decides'!r} on {given['datasets']}: leave datasets empty, or name others")
     return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale), sizes.test_images, arms)
 
 
