@@ -5,6 +5,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                         'fmm_nb.activation_arms.atac': ('lib/activation_arms.html#atac', 'fmm_nb/activation_arms.py'),
                                         'fmm_nb.activation_arms.bridge_arms': ( 'lib/activation_arms.html#bridge_arms',
                                                                                 'fmm_nb/activation_arms.py'),
+                                        'fmm_nb.activation_arms.called': ('lib/activation_arms.html#called', 'fmm_nb/activation_arms.py'),
                                         'fmm_nb.activation_arms.deeper': ('lib/activation_arms.html#deeper', 'fmm_nb/activation_arms.py'),
                                         'fmm_nb.activation_arms.digits': ('lib/activation_arms.html#digits', 'fmm_nb/activation_arms.py'),
                                         'fmm_nb.activation_arms.locality_arms': ( 'lib/activation_arms.html#locality_arms',
