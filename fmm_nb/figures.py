@@ -68,6 +68,8 @@ ARMS |= {
     "kervolution": ("kervolution", "#D55E00", "P"),
     "volterra": ("Volterra filter", "#009E73", "^"),
     "glu": ("gated linear unit", "#E69F00", "D"),
+    "cnn_atac": ("CNN with ATAC", "#56B4E9", "v"),
+    "cnn_se_activation": ("CNN with SEActivation", "#CC79A7", "X"),
 }
 
 
@@ -211,7 +213,7 @@ def log_axis(
         ticks = ticks[(low <= ticks) & (ticks <= high)]
         if len(ticks) <= min(7, 14 // ax.get_subplotspec().get_gridspec().ncols):
             break
-    ax.set_xticks(ticks, [f"{sign}{np.exp(tick):.3g}" for tick in ticks])
+    ax.set_xticks(ticks, [f"{sign}{np.exp(tick):.4g}" for tick in ticks])
 
 # %% ../nbs/lib/29_figures.ipynb #5bb80230
 def legend(
