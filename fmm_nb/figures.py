@@ -68,6 +68,8 @@ ARMS |= {
     "kervolution": ("kervolution", "#D55E00", "P"),
     "volterra": ("Volterra filter", "#009E73", "^"),
     "glu": ("gated linear unit", "#E69F00", "D"),
+    "cnn_atac": ("CNN with ATAC", "#56B4E9", "v"),
+    "cnn_se_activation": ("CNN with SEActivation", "#CC79A7", "X"),
 }
 
 
@@ -131,15 +133,18 @@ def arm_differences(
     reference: str = "cnn",
     reported: dict[str, float] | None = None,  # a source's values by arm, the reference's among them
     ax: Axes | None = None,
+    lines: list[str] | None = None,  # all arms that have a line, where panels side by side may lack some; None: those of the frame
 ) -> Axes:
     "Draw each arm's seeds, mean and interval as differences from the reference's mean, beside what was reported."
     ax = ax or plt.gca()
     table, centre = differences(frame, value, reference), frame[frame.model == reference][value].mean()
+    lines = [arm for arm in ARMS if arm in (lines or list(table.model)) and arm != reference]
     _, low, high = mean_interval(frame[frame.model == reference][value])
     ax.axvspan(low - centre, high - centre, color=INK, alpha=0.15, lw=0)
     ax.axvline(0, color=INK, lw=0.8)
-    told = {arm: value - reported[reference] for arm, value in (reported or {}).items() if reference in reported}
-    for line, row in enumerate(table.itertuples()):
+    told = {arm: value - reported[reference] for arm, value in (reported or {}).items() if reference in reported and arm in lines}
+    table.index = [lines.index(arm) for arm in table.model]
+    for line, row in zip(table.index, table.itertuples()):
         _, colour, marker = ARMS[row.model]
         seeds = frame[frame.model == row.model][value] - centre
         ax.plot([row.low, row.high], [line, line], color=colour, lw=2, solid_capstyle="butt")
@@ -147,7 +152,7 @@ def arm_differences(
         ax.plot(seeds, np.full(len(seeds), line + 0.22), marker, color=colour, ms=3, alpha=0.8, mew=0)
         if row.model in told:
             ax.plot(told[row.model], line - 0.22, "d", mfc="none", mec=INK, ms=5)
-    ax.set_yticks(range(len(table)), [label(arm) for arm in table.model])
+    ax.set_yticks(range(len(lines)), map(label, lines))
     ax.yaxis.set_inverted(True)
     _cut(ax, table)
     low, high = ax.get_xlim()
@@ -165,7 +170,7 @@ def _limit(ax: Axes, table: pd.DataFrame) -> None:
 def _cut(ax: Axes, table: pd.DataFrame) -> Axes:
     "As `_limit`; an arm whose mean lies beyond is labelled with it at the edge."
     _limit(ax, table)
-    for line, row in enumerate(table.itertuples()):
+    for line, row in zip(table.index, table.itertuples()):
         if not ax.get_xlim()[0] < row.difference < ax.get_xlim()[1]:
             side = "left" if row.difference < 0 else "right"
             ax.annotate(f"{row.difference:+.1f}".replace("-", "−"), (0.01 if side == "left" else 0.99, line - 0.3), xycoords=ax.get_yaxis_transform(), ha=side, va="center", color=ARMS[row.model][1], fontsize=7)
@@ -211,7 +216,7 @@ def log_axis(
         ticks = ticks[(low <= ticks) & (ticks <= high)]
         if len(ticks) <= min(7, 14 // ax.get_subplotspec().get_gridspec().ncols):
             break
-    ax.set_xticks(ticks, [f"{sign}{np.exp(tick):.3g}" for tick in ticks])
+    ax.set_xticks(ticks, [f"{sign}{np.exp(tick):.4g}" for tick in ticks])
 
 # %% ../nbs/lib/29_figures.ipynb #5bb80230
 def legend(

@@ -203,7 +203,7 @@ EXPERIMENTS |= {
 EXPERIMENTS |= {
     "11_locality": Experiment(
         title="Is locality critical for attention as activation? Table 2 as a curve",
-        share={"smoke": 60, "cpu": 0.7 * 3600},
+        share={"smoke": 60, "cpu": 0.75 * 3600},
         sizes=activation.trained_on(*activation.COLOUR, datasets=("mnist",)),
         own=activation.locality_arms(),
     ),
@@ -215,7 +215,7 @@ EXPERIMENTS |= {
     ),
     "13_full_attention": Experiment(
         title="The more attention, the better? ReLUs replaced step by step",
-        share={"smoke": 60, "cpu": 0.4 * 3600},
+        share={"smoke": 60, "cpu": 0.35 * 3600},
         sizes=activation.trained_on(*activation.COLOUR[:2]),
         own=activation.replacement_arms(),
     ),
@@ -233,7 +233,7 @@ EXPERIMENTS |= {
             "cpu": {"datasets": ("mnist",), "protocol": replace(SCALES["cpu"].protocol, shrink=2, snapshots=()), "paths": 100, "path_points": 36},
             "paper": {"datasets": ("mnist",)},
         },
-        own=activation.bridge_arms(BEST_RATES),
+        own=activation.bridge_arms(),
     ),
 }
 

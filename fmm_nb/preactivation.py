@@ -38,9 +38,9 @@ SLOPE = 0.25  # of the PReLU that the rule was made for
 
 
 def msra_prelu(module: nn.Module) -> nn.Module:
-    "The module, the weights of its convolutions and linear layers drawn anew, biases zero. Source: MXNet's MSRAPrelu, He et al. 2015."
+    "The module, the weights of its convolutions and linear layers drawn anew, biases zero, but for layers with `keeps_start`. Source: MXNet's MSRAPrelu, He et al. 2015."
     for part in module.modules():
-        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not getattr(part, "keeps_start", False):
             fans = nn.init._calculate_fan_in_and_fan_out(part.weight)
             nn.init.normal_(part.weight, std=(2 / (1 + SLOPE**2) / (sum(fans) / 2)) ** 0.5)
             if part.bias is not None:
@@ -108,7 +108,7 @@ def resnet(
     num_classes: int = 10,
     act_layers: int = 4,  # groups of activations that are replaced, of four; the others are ReLUs
     act_order: str = "bac",  # a name of `ORDERS`
-    relu_beside: bool = False,  # a ReLU before each unit
+    relu_beside: bool = False,  # a ReLU before each unit, so that the unit sees what is left of the map
     reduction: int = 2,  # this and the next three for atac alone, see `ATACGate`
     context: int | str = 1,
     inner_relu: bool = True,
@@ -120,6 +120,8 @@ def resnet(
     replaced = ORDERS[act_order][: whole_number("act_layers", act_layers, least=0, most=4)]
     make = maker(unit, reduction=reduction, context=context, inner_relu=inner_relu, batch_norm=batch_norm)
     if unit == "local_se":
+        if (act_layers, act_order, relu_beside) != (4, "bac", False):
+            raise InputError("local_se takes the place of no activation: it has neither act_layers and act_order nor relu_beside")
         return PreActivationNet(blocks, in_channels, num_classes, lambda channels, group: UNITS["relu"](channels), make)
     one = (lambda channels: nn.Sequential(UNITS["relu"](channels), make(channels))) if relu_beside else make
     return PreActivationNet(blocks, in_channels, num_classes, lambda channels, group: (one if group in replaced else UNITS["relu"])(channels))

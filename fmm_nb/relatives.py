@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import whole_number
+from .errors import InputError, whole_number
 from .gates import Gated, ReLUGate
 from .models import ToyNet
 
@@ -41,6 +41,7 @@ class SpatialTransformer(nn.Module):
         nn.init.zeros_(self.locate.weight)
         with torch.no_grad():
             self.locate.bias.copy_(torch.eye(2, 3).flatten())
+        self.locate.keeps_start = True  # also where a net draws its layers anew
 
     def forward(self, x: Tensor) -> Tensor:
         theta = self.locate(self.activation(self.squeeze(self.pool(x).flatten(1))))
@@ -93,6 +94,8 @@ class MixedConv2d(nn.Module):
         kernel_size: int = 3,
     ):
         super().__init__()
+        if channels % groups:
+            raise InputError(f"{channels} channels make no {groups} groups: give a multiple of {groups}")
         self.coefficients, self.experts, self.groups = coefficients, experts, groups
         self.conv = nn.Conv2d(channels, experts * channels, kernel_size, padding=kernel_size // 2, bias=False)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'PARAMETERS', 'read_rows', 'together', 'absent', 'append_rows', 'known_rows', 'provenance', 'rows', 'kept',
            'drawn_rows', 'one_precision', 'packed', 'unpacked', 'last_epoch', 'ways', 'validation_curve', 'whole_set',
-           'reported', 'Study', 'lacking', 'answers', 'study']
+           'reported', 'Study', 'seeds_an_arm', 'lacking', 'answers', 'study']
 
 # %% ../nbs/lib/24_results.ipynb #25bc7727
 import base64
@@ -241,8 +241,7 @@ class Study:
     def banner(self) -> str:
         "What was run, in one line of markdown."
         title, data = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
-        seeds = len({spec.seed for spec in self.nets})
-        return f"{title} · {len(self.nets)} nets · {', '.join(data)} · {seeds} {'seed' if seeds == 1 else 'seeds'} an arm" if self.nets else title
+        return f"{title} · {len(self.nets)} nets · {', '.join(data)} · {seeds_an_arm(self)}" if self.nets else title
 
     def caution(self) -> str:
         "A sentence before results that are none."
@@ -258,6 +257,16 @@ class Study:
         "Write a file of the study's folder, whole or not at all."
         with written(self.out / name) as part:
             part.write_text(text, encoding="utf-8")
+
+# %% ../nbs/lib/24_results.ipynb #29111218
+def seeds_an_arm(experiment: Study) -> str:
+    "How many seeds the arms of a page have, in words."
+    named, seeds = {spec.key: spec for spec in experiment.nets}, {}
+    for part in experiment.arms.values():
+        for key, arm in part.items():
+            seeds.setdefault((named[key].data, arm), set()).add(named[key].seed)
+    counts = sorted({len(of_arm) for of_arm in seeds.values()})
+    return f"{' to '.join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))} {'seed' if counts == [1] else 'seeds'} an arm"
 
 # %% ../nbs/lib/24_results.ipynb #1477cfeb
 def lacking(experiment: Study) -> str:
