@@ -143,7 +143,7 @@ def test_the_step_is_the_same_after_an_interruption(tmp_path):
 @pytest.mark.parametrize("page", ["07_fmmnet", "08_depth"])
 def test_every_arm_is_there_at_every_scale(page, scale):
     own, sizes = EXPERIMENTS[page].own[scale], sizes_of(page, scale)
-    assert {arm.part for arm in own.values()} == {"07_fmmnet": {"", "rates", "variants"}, "08_depth": {"", "rates", "breaks", "widths"}}[page]
+    assert {arm.part for arm in own.values()} == {"07_fmmnet": {"", "rates", "variants"}, "08_depth": {"", "rates", "signals", "breaks", "widths"}}[page]
     for data in sizes.datasets or ("cifar10",):
         nets = by_arm(page, scale, data)
         assert set(nets) == {name for name, arm in own.items() if not arm.datasets or data in arm.datasets} and all(nets.values())
