@@ -207,16 +207,18 @@ def effect_lines(
 def log_axis(
     ax: Axes,
     sign: str = "×",  # before each number; "": they are no ratios
+    vertical: bool = False,
 ) -> None:
-    "Label a horizontal axis of natural logarithms with what they are of, at round numbers."
-    low, high = ax.get_xlim()
+    "Label the horizontal or vertical axis, of natural logarithms, with what they are of, at round numbers."
+    axis, most = (ax.yaxis, 7) if vertical else (ax.xaxis, min(7, 14 // ax.get_subplotspec().get_gridspec().ncols))
+    low, high = axis.get_view_interval()
     decades = np.arange(np.floor(low / np.log(10)), np.ceil(high / np.log(10)) + 1)
     for steps in ([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]):
         ticks = np.log([step * 10**decade for decade in decades for step in steps])
         ticks = ticks[(low <= ticks) & (ticks <= high)]
-        if len(ticks) <= min(7, 14 // ax.get_subplotspec().get_gridspec().ncols):
+        if len(ticks) <= most:
             break
-    ax.set_xticks(ticks, [f"{sign}{np.exp(tick):.4g}" for tick in ticks])
+    axis.set_ticks(ticks, [f"{sign}{np.exp(tick):.4g}" for tick in ticks])
 
 # %% ../nbs/lib/29_figures.ipynb #5bb80230
 def legend(
