@@ -1,8 +1,9 @@
 """Our measures against the plain way to take them, and against their floor of bare passes, in one run.     make bench
 
 One process, one thread; contenders take turns. Every pair is first checked to say the same. Writes
-data/results/bench/<machine>-measures.csv and prints the ratios of medians.
+data/results/bench/<machine>-measures.csv and prints the ratios of medians. `peak_mb` is the most that the process has held so far, theirs included.
 """
+import resource
 import statistics
 import sys
 import time
@@ -143,7 +144,7 @@ def main():
         for turn in range(ROUNDS):
             pair = [("ours", ours), ("theirs", theirs)]
             times = {which: seconds(call) for which, call in (pair if turn % 2 else pair[::-1])}
-            rows.append({"measure": name, "round": turn} | times)
+            rows.append({"measure": name, "round": turn} | times | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
         ratio = statistics.median(row["theirs"] / row["ours"] for row in rows if row["measure"] == name)
         print(f"{name}: {ratio:.2f} x as fast", flush=True)
     table = pd.DataFrame(rows).round(5).assign(torch=torch.__version__, cores=cores())
