@@ -137,15 +137,19 @@ def claims(args) -> int:
 # %% ../nbs/lib/31_cli.ipynb #aed5e7fb
 def imagenet(args) -> int:
     "Train a net on ImageNet; torchrun starts it on several GPUs or machines."
+    import signal
+
     from fmm_nb.files import build_folder
     from fmm_nb.imagenet import Recipe, Stopped, train
 
     recipe = Recipe(epochs=args.epochs, batch_size=args.batch_size, image_size=args.image_size, seed=args.seed)
     out = args.out or build_folder() / "imagenet" / f"{args.name}-seed{args.seed}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun ends all when one has failed: like a stop by hand
     show = lambda row: print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     try:
         log = train(args.name, args.data, out, recipe, args.workers, progress=show)
     except Stopped as stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself now
         print(f"fmm: {stopped}", file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":

@@ -10,7 +10,6 @@ __all__ = ['Recipe', 'rate_at', 'parameter_groups', 'build', 'check', 'loaders',
 import importlib.util
 import json
 import math
-import signal
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -94,6 +93,7 @@ def loaders(data: Path, recipe: Recipe, workers: int, rank: int, processes: int,
     test = Pictures(data / "val", test_view(recipe.image_size), recipe.seed)
     places = Places(train, processes, rank, seed=recipe.seed, drop_last=True)
     how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
+    how["generator"] = torch.Generator()  # the loaders' own, else they would draw from the nets'
     share = [(0, index) for index in range(rank, len(test), processes)]
     return DataLoader(train, sampler=places, drop_last=True, **how), DataLoader(test, sampler=share, **how)
 
@@ -178,8 +178,7 @@ def told(
     processes: int,
     out: Path,
 ):
-    "Within the block a request to end is like one by hand, and the loss of another process is a `Stopped`."
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what torchrun sends to all when one fails
+    "Within the block the loss of another process, which torch tells as an error of the connection, is a `Stopped`."
     try:
         yield
     except RuntimeError as error:
@@ -187,8 +186,6 @@ def told(
             raise
         text = f"process {rank} of {processes} lost another one, and ends too; epochs that were over are kept in {out}, the same command goes on from there"
         raise Stopped(text) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def train(
