@@ -143,7 +143,7 @@ def imagenet(args) -> int:
     from fmm_nb.imagenet import Recipe, Stopped, train
 
     recipe = Recipe(epochs=args.epochs, batch_size=args.batch_size, image_size=args.image_size, seed=args.seed)
-    out = args.out or build_folder() / "imagenet" / f"{args.name}-seed{args.seed}"
+    out = args.out or os.path.relpath(build_folder() / "imagenet" / f"{args.name}-seed{args.seed}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun ends all when one has failed: like a stop by hand
     show = lambda row: print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     try:
@@ -153,7 +153,7 @@ def imagenet(args) -> int:
         print(f"fmm: {stopped}", file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":
-        print(f"{len(log)} epochs are done; {os.path.relpath(out)} has log.csv and the weights, state.pt")
+        print(f"{len(log)} epochs are done; {out} has log.csv and the weights, state.pt")
     return 0
 
 # %% ../nbs/lib/31_cli.ipynb #2dd5090e

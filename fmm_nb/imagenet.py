@@ -94,8 +94,7 @@ def loaders(data: Path, recipe: Recipe, workers: int, rank: int, processes: int,
     places = Places(train, processes, rank, seed=recipe.seed, drop_last=True)
     how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
     how["generator"] = torch.Generator()  # the loaders' own, else they would draw from the nets'
-    share = [(0, index) for index in range(rank, len(test), processes)]
-    return DataLoader(train, sampler=places, drop_last=True, **how), DataLoader(test, sampler=share, **how)
+    return DataLoader(train, sampler=places, drop_last=True, **how), DataLoader(test, sampler=[(0, i) for i in range(rank, len(test), processes)], **how)
 
 # %% ../nbs/lib/50_imagenet.ipynb #f5f13655
 def train_epoch(
@@ -184,8 +183,8 @@ def told(
     except RuntimeError as error:
         if processes == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "Connection closed")):
             raise
-        text = f"process {rank} of {processes} lost another one, and ends too; epochs that were over are kept in {out}, the same command goes on from there"
-        raise Stopped(text) from error
+        what = str(error).splitlines()[0]  # names the address of the one that is lost
+        raise Stopped(f"process {rank} of {processes} lost another one, and ends too; {out} has all epochs that were over, the same command goes on ({what})") from error
 
 
 def train(
@@ -196,7 +195,10 @@ def train(
     workers: int = 8,  # processes that read pictures, beside each that trains
     progress=lambda row: None,  # called in the first process with each row of the result, once it is kept
 ) -> pd.DataFrame:  # a row an epoch; accuracies are shares
-    "Train to the end, as one of the processes that `torchrun` started, or alone. Raises `InputError`, and `Stopped` where another process is lost or the loss is not finite."
+    """Train to the end, as one of the processes that `torchrun` started, or alone.
+
+    Raises `InputError`, and `Stopped` where another process is lost or the loss is not finite.
+    """
     data, out = Path(data), Path(out)
     check(name, data, out)
     from accelerate import Accelerator
@@ -225,11 +227,11 @@ def _train(name: str, data: Path, out: Path, recipe: Recipe, workers: int, progr
         loss, speed = train_epoch(joined, optimizer, batches, rates, recipe, accelerator)
         if not math.isfinite(loss):
             raise Stopped(f"the loss of epoch {epoch} is not finite; the epochs before it are kept in {out}")
-        row = {"epoch": epoch, "train_loss": loss} | evaluate(net, tests, accelerator) | {"images_per_second": speed, "learning_rate": rates[-1], "processes": processes}
-        history.append(row)
+        row = {"epoch": epoch, "train_loss": loss} | evaluate(net, tests, accelerator)
+        history.append(row | {"images_per_second": speed, "learning_rate": rates[-1], "processes": processes})
         if first:
             keep(out, {"origin": origin, "history": history, "net": net.state_dict(), "optimizer": optimizer.state_dict()})
-            progress(row)
+            progress(history[-1])
     return history
 
 
