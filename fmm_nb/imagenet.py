@@ -177,14 +177,15 @@ def told(
     processes: int,
     out: Path,
 ):
-    "Within the block the loss of another process, which torch tells as an error of the connection, is a `Stopped`."
+    "Within the block the loss of another process, which torch tells as an error of the connection or the DataLoader, is a `Stopped`."
     try:
         yield
     except RuntimeError as error:
-        if processes == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "Connection closed")):
+        what = str(error).splitlines()[0]  # names the address, or the number, of the one that is lost
+        if not any(sign in what for sign in ("gloo", "NCCL", "Connection closed", "DataLoader worker")):
             raise
-        what = str(error).splitlines()[0]  # names the address of the one that is lost
-        raise Stopped(f"process {rank} of {processes} lost another one, and ends too; {out} has all epochs that were over, the same command goes on ({what})") from error
+        text = f"process {rank} of {processes} lost another process, and ends too; {out} has all epochs that were over, the same command goes on ({what})"
+        raise Stopped(text) from error
 
 
 def train(

@@ -77,7 +77,7 @@ def test_killed_training_ends_and_goes_on_to_the_same_weights(started, tmp_path)
     pair = kill_one(process, tmp_path / "killed" / "log.csv")
     code, out, errors = end(process)
     assert code == 1 and not [child for child in pair if child.is_running()]
-    assert re.search(r"^fmm: (process 0 of 2 lost another one|stopped; what was finished is kept)", errors, re.M), errors
+    assert re.search(r"^fmm: (process 0 of 2 lost another process|stopped; what was finished is kept)", errors, re.M), errors
     assert 1 <= len(pd.read_csv(tmp_path / "killed" / "log.csv")) < EPOCHS
 
     code, out, errors = end(started(tmp_path / "killed"))
