@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'COLOURS', 'SPREAD', 'lighting', 'training_view', 'test_view', 'write_pictures', 'Pictures', 'Places',
-           'check_folders']
+           'check_folders', 'loaders']
 
 # %% ../nbs/lib/49_pictures.ipynb #9faa6053
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from .batches import stream
 from .data import ImageSet
@@ -91,3 +91,24 @@ def check_folders(data: Path) -> None:
     classes = [{folder.name for folder in (data / part).iterdir() if folder.is_dir()} for part in ("train", "val")]
     if other := sorted(classes[0] ^ classes[1]):
         raise InputError(f"the classes in {data}/train and {data}/val differ, first in {other[0]!r}: both need one folder for each of the same classes")
+
+# %% ../nbs/lib/49_pictures.ipynb #54dc167a
+def loaders(
+    data: Path,  # with train/CLASS/ and val/CLASS/
+    recipe,  # `imagenet.Recipe`: batch_size of all processes together, image_size, seed
+    workers: int,  # processes that read pictures for this one; 0: it does so itself
+    rank: int,  # of this process
+    processes: int,
+    pinned: bool,  # memory from which a GPU copies at once
+) -> tuple[DataLoader, DataLoader]:
+    "Batches of this process, for training and for testing."
+    if recipe.batch_size % processes:
+        raise InputError(f"the batch of {recipe.batch_size} is no multiple of the {processes} processes: choose another --batch-size")
+    train = Pictures(data / "train", training_view(recipe.image_size), recipe.seed)
+    if len(train) < recipe.batch_size:
+        raise InputError(f"{data}/train has {len(train)} pictures, fewer than a batch of {recipe.batch_size}: choose a smaller --batch-size")
+    test = Pictures(data / "val", test_view(recipe.image_size), recipe.seed)
+    places = Places(train, processes, rank, seed=recipe.seed, drop_last=True)
+    how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
+    how["generator"] = torch.Generator()  # the loaders' own, else they would draw from the nets'
+    return DataLoader(train, sampler=places, drop_last=True, **how), DataLoader(test, sampler=[(0, i) for i in range(rank, len(test), processes)], **how)
