@@ -1,0 +1,114 @@
+"Training on a folder of pictures in two processes, as torchrun starts them on several GPUs: one is killed, and the same command goes on."
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from fmm_nb.cli import main
+from fmm_nb.data import load
+from fmm_nb.pictures import write_pictures
+
+EPOCHS = 6
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    "A folder with train/CLASS/ and val/CLASS/: trousers and bags."
+    folder, images = tmp_path_factory.mktemp("pictures"), load("fashion_mini").subset(1000, 200)
+    train, test = (torch.isin(y, torch.tensor([1, 8])) for y in (images.train_y, images.test_y))
+    write_pictures(replace(images, train_x=images.train_x[train], train_y=images.train_y[train], test_x=images.test_x[test], test_y=images.test_y[test]), folder)
+    return folder
+
+
+@pytest.fixture
+def started(pictures):
+    "Starts a training of two processes; what is left of it ends with the test."
+    processes = []
+
+    def start(out, workers=0):
+        command = ["imagenet", "resnet_b1_atac", "--data", pictures, "--out", out, "--workers", workers]
+        command += ["--epochs", EPOCHS, "--batch-size", 20, "--image-size", 32]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        fmm = [*TORCHRUN, Path(sys.executable).parent / "fmm", *command]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen([str(part) for part in fmm], env=environment, **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()  # nothing happens where it is over
+        process.wait()
+
+
+def end(process):
+    "Exit code, output and errors of a process that must end soon."
+    out, errors = process.communicate(timeout=120)
+    return process.returncode, out, errors
+
+
+def kill_one(process, log):
+    "Kill the second process once the first epoch is over; both of them."
+    limit = time.monotonic() + 120
+    while not log.exists():
+        assert process.poll() is None and time.monotonic() < limit, end(process)
+        time.sleep(0.01)
+    pair = {child.environ()["RANK"]: child for child in psutil.Process(process.pid).children()}
+    pair["1"].kill()
+    return list(pair.values())
+
+
+def test_killed_training_ends_and_goes_on_to_the_same_weights(started, tmp_path):
+    code, out, errors = end(started(tmp_path / "whole", workers=1))
+    assert code == 0 and f"{EPOCHS} epochs are done" in out, errors
+    whole = pd.read_csv(tmp_path / "whole" / "log.csv")
+    assert whole.epoch.tolist() == [*range(1, EPOCHS + 1)] and (whole.processes == 2).all()
+    assert whole.train_loss.iloc[-1] < 0.8 * whole.train_loss.iloc[0] and whole.top1.iloc[-1] > 0.8
+
+    process = started(tmp_path / "killed")
+    pair = kill_one(process, tmp_path / "killed" / "log.csv")
+    code, out, errors = end(process)
+    assert code == 1 and not [child for child in pair if child.is_running()]
+    assert re.search(r"^fmm: (process 0 of 2 lost another process|stopped; what was finished is kept)", errors, re.M), errors
+    assert 1 <= len(pd.read_csv(tmp_path / "killed" / "log.csv")) < EPOCHS
+
+    code, out, errors = end(started(tmp_path / "killed"))
+    assert code == 0 and not out.startswith("epoch 1 "), out + errors
+    resumed = pd.read_csv(tmp_path / "killed" / "log.csv")
+    pd.testing.assert_frame_equal(resumed.drop(columns="images_per_second"), whole.drop(columns="images_per_second"), check_exact=True)
+    states = [torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "killed")]
+    assert states[0]["net"].keys() == states[1]["net"].keys()
+    assert not [name for name, weight in states[0]["net"].items() if not torch.equal(weight, states[1]["net"][name])]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"name": "resnet_b1_atak"}, "unknown model 'resnet_b1_atak'; did you mean 'resnet_b1_atac'"),
+        ({"--data": "nowhere"}, "there is no folder nowhere/train: --data names a folder with train/CLASS/ and val/CLASS/"),
+        ({"--batch-size": "1000"}, "has 200 pictures, fewer than a batch of 1000: choose a smaller --batch-size"),
+        ({"--epochs": "0"}, "epochs must be a whole number of at least 1, got 0"),
+        ({"--workers": "-1"}, "workers must be a whole number of at least 0, got -1"),
+    ],
+    ids=lambda value: next(iter(value)).strip("-") if isinstance(value, dict) else "",
+)
+def test_mistakes_are_told_in_one_line(change, said, pictures, tmp_path, capsys):
+    given = {"--data": str(pictures), "--out": str(tmp_path), "--workers": "0"} | change
+    name = given.pop("name", "wrn10_1")
+    assert main(["imagenet", name, *(word for pair in given.items() for word in pair)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("fmm: ") and said in lines[0]
+
+
+def test_without_the_extra_the_command_that_installs_it_is_named(pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert main(["imagenet", "wrn10_1", "--data", str(pictures), "--out", str(tmp_path)]) == 2
+    assert "pip install 'fmm_nb[imagenet]'" in capsys.readouterr().err
