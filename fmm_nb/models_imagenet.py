@@ -6,7 +6,7 @@
 __all__ = ['GATHERS', 'STRIDES', 'BLOCKS', 'WIDTH', 'RENAMED', 'LocalAttention2d', 'BlockAttention2d', 'relative_logits',
            'AugmentedConv2d', 'halved', 'GatherExcite', 'convolution_stem', 'attention_stem', 'convolution', 'Design',
            'Bottleneck', 'ResNet', 'resnet50', 'se_resnet50', 'ge_resnet50', 'aa_resnet50', 'fa_resnet50',
-           'atac_resnet50', 'count_with_statistics', 'Loaded', 'load_weights']
+           'atac_resnet50', 'Loaded', 'load_weights']
 
 # %% ../nbs/lib/48_models_imagenet.ipynb #4ba5800d
 from collections.abc import Callable
@@ -293,11 +293,6 @@ def atac_resnet50(
     makers = {True: maker("atac", reduction=reduction), False: maker("relu")}
     activation = lambda channels, stage, site: makers[stage in stages and site in sites](channels)
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides, activation=activation))
-
-# %% ../nbs/lib/48_models_imagenet.ipynb #1dd3f34c
-def count_with_statistics(model: nn.Module) -> int:
-    "Trainable numbers of a net and the running statistics of its BatchNorms."
-    return sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers() if b.is_floating_point())
 
 # %% ../nbs/lib/48_models_imagenet.ipynb #5935102a
 RENAMED = {".se.fc1.": ".refine.gate.squeeze.", ".se.fc2.": ".refine.gate.excite."}  # timm's names, and ours
