@@ -141,6 +141,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                                                             'fmm_nb/comparisons.py')},
             'fmm_nb.costs': { 'fmm_nb.costs._measured': ('lib/costs.html#_measured', 'fmm_nb/costs.py'),
                               'fmm_nb.costs._memory': ('lib/costs.html#_memory', 'fmm_nb/costs.py'),
+                              'fmm_nb.costs._pass': ('lib/costs.html#_pass', 'fmm_nb/costs.py'),
                               'fmm_nb.costs.count_with_statistics': ('lib/costs.html#count_with_statistics', 'fmm_nb/costs.py'),
                               'fmm_nb.costs.counted': ('lib/costs.html#counted', 'fmm_nb/costs.py'),
                               'fmm_nb.costs.machine': ('lib/costs.html#machine', 'fmm_nb/costs.py'),

@@ -4,17 +4,16 @@
 __all__ = ['count_with_statistics', 'counted', 'measured', 'machine']
 
 # %% ../nbs/lib/38_costs.ipynb #1f3bd350
-import multiprocessing
 import platform
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .models import count_macs, count_parameters, create_model
+from .workers import workers_pool
 
 # %% ../nbs/lib/38_costs.ipynb #4e9e0a96
 def count_with_statistics(model: nn.Module) -> int:
@@ -46,33 +45,35 @@ def measured(
     **options,  # of its builder
 ) -> dict[str, float]:  # seconds_a_pass, peak_bytes: nan where the system does not tell
     "How long a net takes for a batch of random images, and how much memory, in a process of its own."
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with workers_pool(1) as pool:
         return pool.submit(_measured, name, training, batch_size, image_size, num_classes, device, threads, repeats, options).result()
 
 
 def _measured(name: str, training: bool, batch_size: int, image_size: int, num_classes: int, device: str, threads: int, repeats: int, options: dict) -> dict[str, float]:
     "As `measured`, in this process."
     torch.set_num_threads(threads)
+    small = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
+    _pass(small, torch.randn(2, 3, 4, 4), torch.optim.SGD(small.parameters(), lr=1e-3))  # what torch loads for it is no cost of the net
     before = _memory("VmRSS")
     model = create_model(name, 3, image_size, num_classes, **options).to(device).train(training)
-    images, targets = torch.randn(batch_size, 3, image_size, image_size, device=device), torch.zeros(batch_size, dtype=torch.long, device=device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-
-    def one_pass() -> float:
-        start = time.perf_counter()
-        with torch.set_grad_enabled(training):
-            loss = F.cross_entropy(model(images), targets)
-        if training:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        loss.item()  # waits for a GPU
-        return time.perf_counter() - start
-
-    one_pass()
-    seconds = sorted(one_pass() for _ in range(repeats))[repeats // 2]
+    images, optimizer = torch.randn(batch_size, 3, image_size, image_size, device=device), torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) if training else None
+    seconds = [_pass(model, images, optimizer) for _ in range(1 + repeats)][1:]
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _memory("VmHWM") - before
-    return {"seconds_a_pass": seconds, "peak_bytes": peak}
+    return {"seconds_a_pass": sorted(seconds)[repeats // 2], "peak_bytes": peak}
+
+
+def _pass(model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer | None) -> float:  # None: forward alone
+    "The seconds of a pass."
+    start = time.perf_counter()
+    with torch.set_grad_enabled(optimizer is not None):
+        loss = F.cross_entropy(model(images), torch.zeros(len(images), dtype=torch.long, device=images.device))
+    if optimizer:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _memory(field: str) -> float:
