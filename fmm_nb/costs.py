@@ -48,7 +48,7 @@ def measured(
     with workers_pool(1) as pool:
         return pool.submit(_measured, name, training, batch_size, image_size, num_classes, device, threads, repeats, options).result()
 
-
+# %% ../nbs/lib/38_costs.ipynb #61a45443
 def _measured(name: str, training: bool, batch_size: int, image_size: int, num_classes: int, device: str, threads: int, repeats: int, options: dict) -> dict[str, float]:
     "As `measured`, in this process."
     torch.set_num_threads(threads)

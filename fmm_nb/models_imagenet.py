@@ -189,7 +189,7 @@ class Bottleneck(nn.Module):
         y = self.act2(self.bn2(self.conv2(y)))
         return self.act3(self.refine(self.bn3(self.conv3(y))) + self.downsample(x))
 
-
+# %% ../nbs/lib/48_models_imagenet.ipynb #5b99b5a9
 class ResNet(nn.Module):
     "A ResNet of bottlenecks: [N, in_channels, image_size, image_size] → logits [N, num_classes]. Source: He et al. 2016."
 
