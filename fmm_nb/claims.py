@@ -178,6 +178,7 @@ def full(
     "A claim with all that its verdict rests on."
     claim = CLAIMS[row["id"]]
     lines = [f"{claim.id}: {row['verdict']}" + (f" ({SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
+    lines += [f"protocol: {claim.protocol}"] if claim.protocol and claim.kind != "untestable" else []
     lines += [f"rule: {claim.kind} of {claim.primary}: {claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
     if not np.isnan(row["measured"]):
         lines += [f"measured: {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}] {row['unit']}" + (f"; reported {claim.reported}" if claim.reported else "")]
@@ -206,7 +207,10 @@ def trace(
         return lines + ["no complete rows"]
     lines += [f"rests on {GAINS[data]}, attention's gain on {data}" for data in claim.data if claim.kind == "mediation" and data in GAINS]
     arms = {arm for text in expanded(claim.comparators.replace("; ", " vs ")) for arm in re.findall(ARM, text)}
-    used = pd.concat([arm_rows(rows, arm) for arm in sorted(arms)]).drop_duplicates()
+    used = rows if claim.kind == "exact" else pd.concat([arm_rows(rows, arm) for arm in sorted(arms)]).drop_duplicates()
     used = used[used.data.map(whole_set).isin(claim.data)] if claim.data else used
-    lines += [f"from {len(used)} rows of rows/{claim.experiment}.csv, column {claim.primary}"]
+    column = claim.comparators if claim.kind == "exact" else claim.primary
+    name = column.removeprefix("log ")
+    used = used.dropna(subset=[name]) if name in used else used.iloc[:0]
+    lines += [f"from {len(used)} rows of rows/{claim.experiment}.csv, column {column}"]
     return lines + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.itertuples()]

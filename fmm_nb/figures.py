@@ -65,6 +65,14 @@ UNIT_ARMS = {
 }
 ARMS |= {arm.format(b): look if b == 1 else (f"{look[0]}, b = {b}", *look[1:]) for b in range(1, 6) for arm, look in UNIT_ARMS.items()}
 ARMS |= {
+    "resnet50": ("ResNet-50", "#767676", "o"),
+    "se_resnet50": ("SE", "#332288", "p"),
+    "aa_resnet50": ("AA", "#D55E00", "X"),
+    "fa_resnet50": ("FA", "#E69F00", "^"),
+    "ge_resnet50": ("GE-θ⁺", "#44AA99", "d"),
+    "atac_resnet50": ("ATAC", "#0072B2", "s"),
+}
+ARMS |= {
     "kervolution": ("kervolution", "#D55E00", "P"),
     "volterra": ("Volterra filter", "#009E73", "^"),
     "glu": ("gated linear unit", "#E69F00", "D"),

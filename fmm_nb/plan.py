@@ -225,6 +225,15 @@ EXPERIMENTS |= {
         sizes=activation.trained_on(*activation.COLOUR[:2]),
         own=activation.unit_arms(),
     ),
+}
+
+# %% ../nbs/lib/08_plan.ipynb #4ccee114
+EXPERIMENTS |= {
+    "15_imagenet_cost": Experiment(
+        title="What do six ImageNet networks cost, on one scale? Table 4",
+        share={"smoke": 40, "cpu": 0.2 * 3600},
+        sizes=dict.fromkeys(SCALES, NOTHING),  # nets are counted, none is trained
+    ),
     "16_bridge": Experiment(
         title="One mechanism? Attention, activation and non-linear kernels under the same measures",
         share={"smoke": 40, "cpu": 0.3 * 3600},

@@ -53,6 +53,12 @@ FAMILIES: dict[str, Family] = {
     "resnet": Family("pre-activation ResNet of 6b + 2 layers with a unit in each activation's place", rf"resnet_b(?P<blocks>[1-5])_(?P<unit>{'|'.join(UNITS)})", "preactivation.resnet", ("resnet_b1_relu", "resnet_b1_atac", "resnet_b1_local_se")),
     "senet": Family("the same with ReLUs and squeeze-and-excitation once a block", r"senet_b(?P<blocks>[1-5])", "preactivation.senet", ("senet_b1",)),
     "genet_theta": Family("the same with ReLUs and gather-excite once a block", r"genet_theta_b(?P<blocks>[1-5])", "preactivation.genet_theta", ("genet_theta_b1",)),
+    "resnet50": Family("ResNet-50, for ImageNet; strides=v1, v1b", "resnet50", "models_imagenet.resnet50", ("resnet50",)),
+    "se_resnet50": Family("ResNet-50 with squeeze-and-excitation", "se_resnet50", "models_imagenet.se_resnet50", ("se_resnet50",)),
+    "aa_resnet50": Family("ResNet-50 with attention beside its convolutions", "aa_resnet50", "models_imagenet.aa_resnet50", ("aa_resnet50",)),
+    "fa_resnet50": Family("ResNet-50 with local self-attention in the place of its convolutions", "fa_resnet50", "models_imagenet.fa_resnet50", ("fa_resnet50",)),
+    "ge_resnet50": Family("ResNet-50 with gather-excite; variant=theta_plus, …", "ge_resnet50", "models_imagenet.ge_resnet50", ("ge_resnet50",)),
+    "atac_resnet50": Family("ResNet-50 with ATAC units; stages=…, sites=…", "atac_resnet50", "models_imagenet.atac_resnet50", ("atac_resnet50",)),
     "relative": Family("the vanilla CNN with layers that multiply without a gate", r"(?P<layer>kervolution|volterra|glu)", "relatives.toy_relative", ("kervolution", "volterra", "glu")),
 }
 

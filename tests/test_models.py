@@ -17,7 +17,8 @@ def module_of(kind, name):
     torch.manual_seed(0)
     if kind == "unit":
         return unit(name, 8), torch.randn(4, 8, 6, 6)
-    return create_model(name, in_channels=3, image_size=16, num_classes=5), torch.randn(4, 3, 16, 16)
+    small = {"blocks": (1, 1, 1, 1), "width": 16} if name.endswith("resnet50") else {}
+    return create_model(name, in_channels=3, image_size=16, num_classes=5, **small), torch.randn(4, 3, 16, 16)
 
 
 @pytest.fixture(params=[*(("net", name) for name in list_models()), *(("unit", name) for name in all_units())], ids=" ".join)
@@ -219,6 +220,24 @@ def test_a_net_that_cannot_be_traced_is_refused_in_one_line():
 
     with pytest.raises(InputError, match="Branching cannot be traced"):
         replace_activations(Branching(), nn.ReLU, lambda channels: unit("relu", channels))
+
+
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("name", [name for name in list_models() if name.endswith("resnet50")])
+def test_the_imagenet_nets_train_at_their_full_size(name, size):
+    torch.manual_seed(0)
+    net = create_model(name, 3, size, 1000).train()
+    logits = net(torch.randn(2 if name == "ge_resnet50" else 1, 3, size, size))  # its gathered maps are of one pixel
+    torch.nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
+    assert logits.shape[1:] == (1000,) and torch.isfinite(logits).all()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name.endswith("resnet50")])
+@pytest.mark.parametrize("size", [28, 36])
+def test_the_imagenet_nets_take_sizes_that_do_not_halve(name, size):
+    net = create_model(name, 3, size, 5, blocks=(1, 2, 1, 1), width=16)
+    assert net(torch.randn(2, 3, size, size)).shape == (2, 5)
 
 
 @pytest.mark.parametrize(
