@@ -429,6 +429,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                                                                     'fmm_nb/models_imagenet.py'),
                                         'fmm_nb.models_imagenet.ResNet.forward': ( 'lib/models_imagenet.html#resnet.forward',
                                                                                    'fmm_nb/models_imagenet.py'),
+                                        'fmm_nb.models_imagenet.ResNet.zero_last_gamma': ( 'lib/models_imagenet.html#resnet.zero_last_gamma',
+                                                                                           'fmm_nb/models_imagenet.py'),
                                         'fmm_nb.models_imagenet.aa_resnet50': ( 'lib/models_imagenet.html#aa_resnet50',
                                                                                 'fmm_nb/models_imagenet.py'),
                                         'fmm_nb.models_imagenet.atac_resnet50': ( 'lib/models_imagenet.html#atac_resnet50',

@@ -222,6 +222,13 @@ class ResNet(nn.Module):
             x = layer(x)
         return self.fc(x.mean((2, 3)))
 
+    @torch.no_grad()
+    def zero_last_gamma(self) -> None:
+        "Let each block begin as its shortcut: the scale of its last BatchNorm is 0."
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                module.bn3.weight.zero_()
+
 # %% ../nbs/lib/48_models_imagenet.ipynb #c2ef2eeb
 BLOCKS, WIDTH = (3, 4, 6, 3), 64
 
