@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from . import activation_arms as activation
 from . import residual_arms as residual
 from .errors import InputError, unknown, whole_number
-from .sources import find, published_fingerprints
+from .sources import find, published_name
 from .specs import MODELS, Arm, Protocol, Spec, family_of
 
 # %% ../nbs/lib/08_plan.ipynb #0bbdf431
@@ -285,8 +285,8 @@ def _here(name: str) -> str:
     try:
         return find(name).name
     except InputError:
-        if published_fingerprints(name):
-            return name
+        if published := published_name(name):
+            return published
         raise
 
 

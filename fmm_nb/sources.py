@@ -6,7 +6,7 @@
 __all__ = ['IDX_FILES', 'MNIST', 'FASHION', 'KRIZHEVSKY', 'CIFAR10', 'CIFAR100', 'COARSE', 'STL10', 'TINY', 'MINI', 'SOURCES',
            'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'parse', 'Found', 'data_root', 'missing', 'locate',
            'needed', 'image_files', 'find_folders', 'find', 'available', 'reason', 'pieces', 'digest', 'altered',
-           'check', 'listing', 'identify', 'published_fingerprints', 'fingerprint']
+           'check', 'listing', 'identify', 'published_fingerprints', 'published_name', 'fingerprint']
 
 # %% ../nbs/lib/02_sources.ipynb #3b524fda
 import csv
@@ -19,6 +19,7 @@ import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import InputError, unknown
@@ -336,12 +337,28 @@ def published_fingerprints(
     name: str,  # of a set, as results call it
 ) -> set[str]:
     "The fingerprints that published rows (`data/results/<scale>/rows/*.csv`) give for a set."
-    marks = set()
-    for path in sorted((data_folder() / "results").glob("*/rows/*.csv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            marks.update(row["fingerprint"] for row in rows if row.get("data") == name and row.get("fingerprint"))
-    return marks
+    return {mark for known, mark in _published() if known == name}
+
+
+def published_name(
+    name: str,
+) -> str | None:
+    "The name under which published rows have a set, whole or else a part of it; None where they have neither."
+    names = sorted(known for known, _ in _published() if known == name or known.startswith(f"{name}["))
+    return names[0] if names else None
+
+
+def _published() -> set[tuple[str, str]]:
+    "Names and fingerprints of all published rows."
+    paths = sorted((data_folder() / "results").glob("*/rows/*.csv"))
+    return {pair for path in paths for pair in _fingerprints(path, path.stat().st_mtime_ns)}
+
+
+@lru_cache(maxsize=None)
+def _fingerprints(path: Path, changed: int) -> frozenset[tuple[str, str]]:
+    "Those of a file as it was when it was last changed."
+    with open(path, newline="", encoding="utf-8") as file:
+        return frozenset((row["data"], row["fingerprint"]) for row in csv.DictReader(file) if row.get("data") and row.get("fingerprint"))
 
 # %% ../nbs/lib/02_sources.ipynb #a84c41df
 def fingerprint(

@@ -133,7 +133,7 @@ def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, m
         ("data check cifar100", "cifar100"),
         ("why 98.7654", "no answer and no row at scale smoke reads 98.7654"),
         ("claims M99", "unknown claim 'M99'"),
-        ("run --scale cpu", "mnist"),
+        ("run 03 --scale paper", "mnist is not on this machine"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys, monkeypatch):
