@@ -499,7 +499,7 @@ def test_two_processes_load_at_once(cache):
         warnings.simplefilter("error")
         start, parent = time.time() + 0.2, os.fork()
         time.sleep(max(0, start - time.time()))
-        print(load("fashion_mini").train_x.numpy().sum(), flush=True)
+        os.write(1, b"%d\\n" % load("fashion_mini").train_x.numpy().sum())  # whole: the two share a pipe
         if not parent:
             os._exit(0)
         raise SystemExit(os.waitpid(parent, 0)[1])"""
