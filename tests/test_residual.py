@@ -14,13 +14,14 @@ from fmm_nb.checkpoints import read_checkpoint, write_checkpoint
 from fmm_nb.data import load
 from fmm_nb.diagnostics import signals
 from fmm_nb.errors import InputError
+from fmm_nb.files import data_folder
 from fmm_nb.gates import frozen_gates, gates_of, read_gates
 from fmm_nb.judgement import judge
 from fmm_nb.loop import Training, arithmetic, diverged_step, run, step
 from fmm_nb.models import count_parameters, create_model
 from fmm_nb.models_residual import COMBINATIONS, ORDERS, SHORTCUTS
 from fmm_nb.plan import EXPERIMENTS, by_arm, sizes_of
-from fmm_nb.residual_arms import COMBINED, DECIDES, DEPTH_RATES, GRID, RATES, SWEPT
+from fmm_nb.residual_arms import ASKED, CLAIM_RATES, COMBINED, DECIDES, DEPTH_RATES, GRID, RATES, SWEPT
 from fmm_nb.results import study
 from fmm_nb.specs import Arm, Protocol, Spec
 from fmm_nb.store import read_net, write_net
@@ -162,6 +163,28 @@ def test_a_net_that_two_parts_share_is_in_both(monkeypatch, tmp_path):
 def test_rates_are_of_the_grid():
     assert {rate for rates in DEPTH_RATES.values() for rate in rates} | set(RATES.values()) <= set(GRID)
     assert DEPTH_RATES.keys() == COMBINED.keys() and {len(rates) for rates in DEPTH_RATES.values()} == {len(SWEPT)}
+
+
+def published(name):
+    return pd.read_csv(data_folder() / "results" / "cpu" / "rows" / f"{name}.csv", low_memory=False)
+
+
+def test_planned_rates_are_the_best_that_were_published():
+    best = published("07_rates").sort_values("validation_accuracy_percent").groupby("model").learning_rate.last()
+    assert best.to_dict() == RATES
+
+
+def test_planned_rates_of_depths_are_the_best_that_were_published():
+    for (data, arm, blocks), tried in published("08_rates").groupby(["data", "model", "blocks"]):
+        best = tried.loc[tried.validation_accuracy_percent.idxmax()] if (tried.not_converged == 0).any() else tried.loc[tried.learning_rate.idxmin()]
+        planned = DEPTH_RATES[arm][SWEPT.index(blocks)] if data == "mnist_mini" else CLAIM_RATES[arm][ASKED.index(blocks)]
+        assert best.learning_rate == planned, (data, arm, blocks)
+
+
+def test_a_repaired_net_of_64_blocks_trains_where_a_product_of_16_does_not():
+    rows = published("08_depth")
+    failed = lambda arm, blocks: rows[(rows.data == "mnist_mini") & (rows.model == arm) & (rows.blocks == blocks)].not_converged.tolist()
+    assert failed("fmmnet_identity", 64) == [0.0] * 5 and failed("fmmnet", 16) == [1.0] * 5
 
 
 def depth_table(failing, growth, seeds):
