@@ -154,6 +154,7 @@ def attention_stem(in_channels: int, channels: int) -> tuple[nn.Module, nn.Modul
 
 
 def convolution(channels: int, stride: int, size: int, stage: int) -> nn.Conv2d:
+    "The 3×3 convolution of a plain ResNet: [N, C, H, W] → [N, C, ⌈H/stride⌉, ⌈W/stride⌉]."
     return nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
 
 
