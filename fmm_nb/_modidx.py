@@ -707,6 +707,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                     'fmm_nb.sensitivity._readings': ('lib/sensitivity.html#_readings', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity._spectral': ('lib/sensitivity.html#_spectral', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity._stretched': ('lib/sensitivity.html#_stretched', 'fmm_nb/sensitivity.py'),
+                                    'fmm_nb.sensitivity.fitting_size': ('lib/sensitivity.html#fitting_size', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity.float_images': ('lib/sensitivity.html#float_images', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity.in_batches': ('lib/sensitivity.html#in_batches', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity.input_unit': ('lib/sensitivity.html#input_unit', 'fmm_nb/sensitivity.py'),
