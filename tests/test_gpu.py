@@ -80,23 +80,27 @@ def test_a_training_that_diverges_leaves_the_others_alone(digits):
 
 
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("half, apart", [(False, 1e-5), (True, 1e-2)])
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("images", [(7, 1, 28, 28), (300, 3, 32, 32)])
-def test_the_first_layer_is_convolution_activation_mean_and_pooling(images, half, apart, relu):
+def test_the_first_layer_is_convolution_activation_mean_and_pooling(images, half, relu):
     from fmm_nb.first_layer import first_layer
 
+    torch.manual_seed(0)
     x, conv = torch.randn(images, device="cuda"), torch.nn.Conv2d(images[1], 33, 3, padding=1).cuda().to(memory_format=torch.channels_last)
     pooled, means = first_layer(x, conv.weight, conv.bias, relu, half)
     flow = torch.randn_like(pooled), torch.randn_like(means)
-    found = [pooled, means, *torch.autograd.grad([pooled, means], list(conv.parameters()), flow)]
-    exact = [value.to(torch.bfloat16 if half else torch.float64).double() for value in (x, conv.weight)]
-    weight, bias = exact[1].detach().requires_grad_(), conv.bias.double().detach().requires_grad_()
-    y = torch.nn.functional.conv2d(exact[0], weight, bias, padding=1)
-    y = y.relu() if relu else y
-    ends = [torch.nn.functional.max_pool2d(y, 2), y.mean((2, 3))]
-    expected = [*ends, *torch.autograd.grad(ends, [weight, bias], [value.double() for value in flow])]
-    for one, other in zip(found, expected, strict=True):
-        assert (one.double() - other).norm() / other.norm() < apart
+
+    def plain(dtype):
+        weight, bias = (p.detach().to(dtype).requires_grad_() for p in conv.parameters())
+        y = torch.nn.functional.conv2d(x.to(dtype), weight, bias, padding=1)
+        y = y.relu() if relu else y
+        ends = [torch.nn.functional.max_pool2d(y, 2), y.mean((2, 3))]
+        return [*ends, *torch.autograd.grad(ends, [weight, bias], [value.to(dtype) for value in flow])]
+
+    found, exact = [pooled, means, *torch.autograd.grad([pooled, means], list(conv.parameters()), flow)], plain(torch.float64)
+    apart = lambda values: torch.stack([(one.double() - other).norm() / other.norm() for one, other in zip(values, exact, strict=True)])
+    # in bfloat16 places of a pool are as large as one another: which of them takes the gradient differs from float64 in the library's operations too
+    assert (apart(found) < (1.5 * apart(plain(torch.bfloat16)) if half else 1e-5)).all()
 
 
 @pytest.mark.parametrize("name", ["cnn", "am", "am_static", "cnn_matched"])
