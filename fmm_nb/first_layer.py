@@ -170,7 +170,7 @@ def quicken(
 ) -> None:
     "Let the quick form of a block pool by `first_layer`; nothing happens to a block that is not as its page says."
     conv, plain = block.conv, isinstance(block.norm, torch.nn.Identity) and isinstance(getattr(block.activation, "gate", None), ReLUGate)
-    if plain and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.bias is not None and size % 2 == 0:
+    if plain and conv.in_channels == 1 and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.bias is not None and size % 2 == 0:
         block.pooled = first_pooled
 
 

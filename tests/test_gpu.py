@@ -1,4 +1,5 @@
 "What only a GPU can show; skipped where there is none."
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -81,12 +82,13 @@ def test_a_training_that_diverges_leaves_the_others_alone(digits):
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("images", [(7, 1, 28, 28), (300, 3, 32, 32)])
-def test_the_first_layer_is_convolution_activation_mean_and_pooling(images, half, relu):
+@pytest.mark.parametrize("images", [(7, 1, 28, 28), (400, 1, 32, 32)])
+@pytest.mark.parametrize("channels", [32, 33])
+def test_the_first_layer_is_convolution_activation_mean_and_pooling(channels, images, half, relu):
     from fmm_nb.first_layer import first_layer
 
     torch.manual_seed(0)
-    x, conv = torch.randn(images, device="cuda"), torch.nn.Conv2d(images[1], 33, 3, padding=1).cuda().to(memory_format=torch.channels_last)
+    x, conv = torch.randn(images, device="cuda"), torch.nn.Conv2d(1, channels, 3, padding=1).cuda().to(memory_format=torch.channels_last)
     pooled, means = first_layer(x, conv.weight, conv.bias, relu, half)
     flow = torch.randn_like(pooled), torch.randn_like(means)
 
@@ -104,15 +106,16 @@ def test_the_first_layer_is_convolution_activation_mean_and_pooling(images, half
 
 
 @pytest.mark.parametrize("name", ["cnn", "am", "am_static", "cnn_matched"])
-def test_a_long_training_learns_what_a_short_form_learns(name, digits, monkeypatch):
-    spec = replace(RECIPES[name], protocol=Protocol(epochs=6, batch_size=25, learning_rate=0.05, precision="float32"), n_train=500)
+def test_a_long_training_takes_the_steps_of_a_short_one(name, digits, monkeypatch):
+    # an epoch alone: rounding grows by an eighth a step
+    spec = replace(RECIPES[name], protocol=Protocol(epochs=1, batch_size=25, learning_rate=0.05, precision="float32"), n_train=500)
     plain = Training(spec, parts(spec, load("mnist_mini"), "cuda"), "cuda")
     run_together([plain])
     monkeypatch.setattr(graphs, "LONG", 0)
     fused = Training(spec, plain.parts, "cuda")
     run_together([fused])
     assert fused.model.features[0].pooled.__name__ == "first_pooled"
-    assert distance(plain.model.state_dict(), fused.model.state_dict()) < 0.05 and abs(plain.history[0]["train_loss"] - fused.history[0]["train_loss"]) < 1e-3
+    assert distance(plain.model.state_dict(), fused.model.state_dict()) < 1e-3
 
 
 def test_measures_say_on_a_gpu_what_they_say_on_a_cpu(digits):
@@ -132,5 +135,5 @@ def test_measures_say_on_a_gpu_what_they_say_on_a_cpu(digits):
         yield {"switches": sum(transitions(net, Paths(ellipse_weights(60), x[None, :3])[:]).values())}
         yield {name: value.double().mean().item() for way in (attention_weights(net, x[:20]), channel_importance(net, x[:20])) for name, value in way.items()}
 
-    for one, other in zip(told(net, x, y), told(net.to("cuda"), x.cuda(), y.cuda()), strict=True):
+    for one, other in zip(told(net, x, y), told(deepcopy(net).to("cuda"), x.cuda(), y.cuda()), strict=True):
         assert one == pytest.approx(other, rel=1e-6, nan_ok=True)
