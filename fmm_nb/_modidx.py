@@ -559,6 +559,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                       'fmm_nb.preactivation.msra_prelu': ('lib/preactivation.html#msra_prelu', 'fmm_nb/preactivation.py'),
                                       'fmm_nb.preactivation.resnet': ('lib/preactivation.html#resnet', 'fmm_nb/preactivation.py'),
                                       'fmm_nb.preactivation.senet': ('lib/preactivation.html#senet', 'fmm_nb/preactivation.py')},
+            'fmm_nb.pretrained': { 'fmm_nb.pretrained.shipped': ('lib/pretrained.html#shipped', 'fmm_nb/pretrained.py'),
+                                   'fmm_nb.pretrained.with_weights': ('lib/pretrained.html#with_weights', 'fmm_nb/pretrained.py')},
             'fmm_nb.readers': { 'fmm_nb.readers.Arrays': ('lib/readers.html#arrays', 'fmm_nb/readers.py'),
                                 'fmm_nb.readers.PickledArray': ('lib/readers.html#pickledarray', 'fmm_nb/readers.py'),
                                 'fmm_nb.readers.PickledArray.__init__': ('lib/readers.html#pickledarray.__init__', 'fmm_nb/readers.py'),

@@ -239,9 +239,11 @@ def create_model(
     in_channels: int = 1,
     image_size: int = 28,  # pixels a side
     num_classes: int = 10,
+    pretrained: str | None = None,  # an image set on which it was trained, see `pretrained.shipped`; None: freshly drawn
+    pretrained_seed: int = 0,
     **options,  # arguments of the builder (of `ToyNet` for an arm of the table)
 ) -> nn.Module:  # [N, in_channels, image_size, image_size] → logits [N, num_classes]
-    "A freshly drawn net, in training mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
+    "A freshly drawn net, in training mode, or a trained one, in evaluation mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
     builder, stated, fixed = builder_of(name)
     shape = {n: whole_number(n, v, most=10**5) for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]}
     known = inspect.signature(builder).parameters.keys() - fixed
@@ -251,4 +253,8 @@ def create_model(
     arm = stated | shape | options
     if arm.get("widths") == "matched":
         arm["widths"] = matched_widths(**arm)
-    return builder(**arm)
+    if pretrained is None:
+        return builder(**arm)
+    from fmm_nb.pretrained import with_weights
+
+    return with_weights(builder(**arm), name, pretrained, pretrained_seed)
