@@ -28,7 +28,7 @@ from .plan import EXPERIMENTS, experiment_of, scale_of, specs
 from .sources import find, reason
 from .specs import Spec
 from .store import FailedTraining, Store
-from .workers import WORKER_ENVIRONMENT
+from .workers import WORKER_ENVIRONMENT, batch_cores, own_core
 
 # %% ../nbs/lib/30_batch.ipynb #84f1bb3d
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def execute(page: Page) -> str | None:
     "Execute a page in this process; what went wrong as one line, or None. The failed notebook is kept in `failed/`."
     made_from, part, before = inputs(page), page.out / "failed" / f"{page.name}.ipynb", page.answer.with_suffix(".before")
     writable_folder(part.parent)
-    with FileLock(part.with_suffix(".lock")):
+    with FileLock(part.with_suffix(".lock")), own_core():
         if page.answer.exists():
             os.replace(page.answer, before)
         error = _papermill(page, part)
@@ -251,7 +251,7 @@ def execute_all(pages: list[Page], workers: int) -> list[str]:
     if not pages:
         return []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+    with batch_cores(workers), ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
         failures = []
         for future in as_completed(futures):
