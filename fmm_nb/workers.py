@@ -143,7 +143,7 @@ def spread(
                 place, item = waiting.popleft()
                 yield place, function(item)
 
-
+# %% ../nbs/lib/16_workers.ipynb #2f180ae6
 def _by_workers(function: bytes, waiting: deque, workers: int, hold: Callable[[int], int]) -> Iterator[tuple[int, object]]:
     "As `spread`, by workers alone, as many at a time as there are cores."
     running, errors = {}, {}
