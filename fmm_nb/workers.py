@@ -195,7 +195,7 @@ def _cached(function: Callable, parameters: dict) -> Callable:
     "The function, made to remember."
     return lru_cache(**parameters)(function)
 
-
+# %% ../nbs/lib/16_workers.ipynb #12817d5f
 @lru_cache(maxsize=1)
 def _unpickled(function: bytes) -> Callable:
     "The function that a worker was sent, the same for all items."
