@@ -132,6 +132,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                     'fmm_nb.comparisons.at_parameters': ('lib/comparisons.html#at_parameters', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.contrasts': ('lib/comparisons.html#contrasts', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.expanded': ('lib/comparisons.html#expanded', 'fmm_nb/comparisons.py'),
+                                    'fmm_nb.comparisons.is_arm': ('lib/comparisons.html#is_arm', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.measured': ('lib/comparisons.html#measured', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.read_off': ('lib/comparisons.html#read_off', 'fmm_nb/comparisons.py'),
                                     'fmm_nb.comparisons.sample_of': ('lib/comparisons.html#sample_of', 'fmm_nb/comparisons.py'),
