@@ -101,7 +101,7 @@ def measured(name: str, scale: str, build: Path) -> set[str]:
     "The keys of the nets that an experiment has rows of, published or built."
     start = name.split("_")[0]  # a page may have several tables
     tables = [table for folder in (data_folder() / "results" / scale, build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
-    return {line.split(",", 1)[0] for table in tables for line in table.read_text().splitlines()[1:]}
+    return {line.split(b",", 1)[0].decode() for table in tables for line in table.read_bytes().splitlines()[1:]}
 
 
 def missing_nets(name: str, scale: str, build: Path) -> list[Spec]:
@@ -275,7 +275,7 @@ def run(
     need_repository("fmm run")
     pages = [Page(name, scale_of(scale) and scale, build) for name in dict.fromkeys(map(experiment_of, names or EXPERIMENTS))]
     due = [page for page in pages if state(page) != "done"]
-    nets = [spec for page in due for spec in missing_nets(page.name, scale, build)]
+    nets = list(dict.fromkeys(spec for page in due for spec in missing_nets(page.name, scale, build)))
     todo = f"{len(nets)} nets to train, {len(due)} of {len(pages)} pages to execute" if due else "nothing is missing"
     print(f"scale {scale}: {todo}", flush=True)
     if dry_run:

@@ -348,17 +348,38 @@ def published_name(
     return names[0] if names else None
 
 
-def _published() -> set[tuple[str, str]]:
+def _published() -> frozenset[tuple[str, str]]:
     "Names and fingerprints of all published rows."
-    paths = sorted((data_folder() / "results").glob("*/rows/*.csv"))
-    return {pair for path in paths for pair in _fingerprints(path, path.stat().st_mtime_ns)}
+    folders = [Path(scale, "rows") for scale in _entries(data_folder() / "results")]
+    return _all_fingerprints(tuple((file.path, file.stat().st_mtime_ns) for folder in folders for file in _entries(folder) if file.name.endswith(".csv")))
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    "What lies in a folder, by name; nothing where there is none."
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+    return []
+
+# %% ../nbs/lib/02_sources.ipynb #40b3a96d
+@lru_cache(maxsize=1)
+def _all_fingerprints(files: tuple[tuple[str, int], ...]) -> frozenset[tuple[str, str]]:
+    "Those of some files, each with the time of its last change."
+    return frozenset(pair for path, changed in files for pair in _fingerprints(path, changed))
 
 
 @lru_cache(maxsize=None)
-def _fingerprints(path: Path, changed: int) -> frozenset[tuple[str, str]]:
-    "Those of a file as it was when it was last changed."
-    with open(path, newline="", encoding="utf-8") as file:
-        return frozenset((row["data"], row["fingerprint"]) for row in csv.DictReader(file) if row.get("data") and row.get("fingerprint"))
+def _fingerprints(path: str, changed: int) -> frozenset[tuple[str, str]]:
+    "Those of a file."
+    heading, *lines = Path(path).read_text(encoding="utf-8").splitlines() or [""]
+    names = heading.split(",")
+    if not {"data", "fingerprint"} <= set(names):
+        return frozenset()
+    data, mark = names.index("data"), names.index("fingerprint")
+    count = max(data, mark) + 1
+    rows = [line.split(",", count)[:count] for line in lines]
+    if any('"' in "".join(row) for row in rows):
+        rows = csv.reader(lines)
+    return frozenset({(row[data], row[mark]) for row in rows if len(row) >= count and row[data] and row[mark]})
 
 # %% ../nbs/lib/02_sources.ipynb #a84c41df
 def fingerprint(

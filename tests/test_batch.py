@@ -180,11 +180,26 @@ def test_every_command_has_an_example_in_its_help(capsys):
         assert stop.value.code == 0 and f"example: fmm {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", ["list", "why 03", "run --dry-run", "--help"])
-def test_listing_and_explaining_do_not_import_torch(line):
-    code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({{'torch', 'pandas', 'papermill', 'nbformat'}} & set(sys.modules)))"
+@pytest.mark.parametrize("line", ["list", "why 03", "run --dry-run", "claims", "claims M14 --json", "--help"])
+def test_listing_and_explaining_import_nothing_heavy(line, tmp_path):
+    code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({{'torch', 'pandas', 'scipy', 'numpy', 'papermill', 'nbformat'}} & set(sys.modules)))"
+    if line.startswith("claims"):
+        main(["claims"])  # judged once, then remembered
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_claims_are_judged_again_when_a_row_changed(tmp_path, monkeypatch):
+    from fmm_nb import verdicts
+
+    judged = []
+    monkeypatch.setattr(verdicts, "_judged", lambda scale, build: judged.append(scale) or [{"id": "M1"}])
+    rows = tmp_path / "smoke" / "rows" / f"{NAME}.csv"
+    rows.parent.mkdir(parents=True)
+    for text in ("key\n", "key\n", "key\n1\n"):
+        rows.write_text(text)
+        assert verdicts.verdicts("smoke", tmp_path) == [{"id": "M1"}]
+    assert verdicts.verdicts("cpu", tmp_path) and judged == ["smoke", "smoke", "cpu"]
 
 
 def test_the_plan_keeps_within_its_shares():
