@@ -105,7 +105,7 @@ def _same(cell, value: str) -> bool:
     except (TypeError, ValueError):
         return str(cell).lower() == value.lower()
 
-
+# %% ../nbs/lib/26_comparisons.ipynb #9c29489e
 def sample_of(
     rows: pd.DataFrame,
     arm: str,

@@ -193,6 +193,7 @@ def test_claims_are_judged_again_when_a_row_changed(tmp_path, monkeypatch):
     from fmm_nb import verdicts
 
     judged = []
+    monkeypatch.setenv("FMM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(verdicts, "_judged", lambda scale, build: judged.append(scale) or [{"id": "M1"}])
     rows = tmp_path / "smoke" / "rows" / f"{NAME}.csv"
     rows.parent.mkdir(parents=True)
