@@ -25,7 +25,7 @@ from filelock import FileLock
 from .errors import InputError, whole_number
 from .files import build_folder, data_folder, need_repository, sha256, writable_folder, written
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
-from .sources import find, reason
+from .sources import find, looked_once, reason
 from .specs import Spec
 from .store import FailedTraining, Store
 from .workers import WORKER_ENVIRONMENT, batch_cores, own_core
@@ -69,6 +69,7 @@ class Page:
 NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "__init__.py"}  # modules that cannot change what a page says
 
 
+@looked_once()
 def inputs(page: Page) -> dict[str, str]:
     "A digest of each thing that the page depends on, by name."
     root = need_repository("running pages")
@@ -104,12 +105,14 @@ def measured(name: str, scale: str, build: Path) -> set[str]:
     return {line.split(b",", 1)[0].decode() for table in tables for line in table.read_bytes().splitlines()[1:]}
 
 
+@looked_once()
 def missing_nets(name: str, scale: str, build: Path) -> list[Spec]:
     "The nets of an experiment that have to be trained."
     known, store = measured(name, scale, build), Store(build / "store")
     return [spec for spec in specs(name, scale) if spec.key not in known and not store.has(spec)]
 
 # %% ../nbs/lib/30_batch.ipynb #5c826120
+@looked_once()
 def status(
     scale: str,  # smoke, cpu or paper
     build: Path | None = None,  # None: build/

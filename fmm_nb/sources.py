@@ -6,7 +6,7 @@
 __all__ = ['IDX_FILES', 'MNIST', 'FASHION', 'KRIZHEVSKY', 'CIFAR10', 'CIFAR100', 'COARSE', 'STL10', 'TINY', 'MINI', 'SOURCES',
            'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'parse', 'Found', 'data_root', 'missing', 'locate',
            'needed', 'image_files', 'find_folders', 'find', 'available', 'reason', 'pieces', 'digest', 'altered',
-           'check', 'listing', 'identify', 'published_fingerprints', 'published_name', 'fingerprint']
+           'check', 'listing', 'identify', 'published_fingerprints', 'published_name', 'fingerprint', 'looked_once']
 
 # %% ../nbs/lib/02_sources.ipynb #3b524fda
 import csv
@@ -17,7 +17,8 @@ import re
 import time
 import warnings
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -387,6 +388,14 @@ def fingerprint(
     root: str | Path | None = None,  # the folder that holds official sets; None: FMM_DATA
 ) -> str:  # 16 hexadecimal characters
     "What identifies the raw contents of a set; from published rows, with a warning, where it is not on this machine."
+    known, asked = {} if _memory.get() is None else _memory.get(), (str(name), str(root))
+    if asked not in known:
+        known[asked] = _looked_up(name, root)
+    return known[asked]
+
+
+def _looked_up(name: str, root: str | Path | None) -> str:
+    "As `fingerprint`, by looking at files."
     parse(name)
     try:
         found = find(name, root)
@@ -394,6 +403,19 @@ def fingerprint(
         marks = published_fingerprints(name)
         if len(marks) != 1:
             raise
-        warnings.warn(f"{name} is not on this machine: its fingerprint is that of the published results", stacklevel=2)
+        warnings.warn(f"{name} is not on this machine: its fingerprint is that of the published results", stacklevel=3)
         return marks.pop()
     return identify(found)
+
+# %% ../nbs/lib/02_sources.ipynb #2005321b
+_memory: ContextVar[dict | None] = ContextVar("fingerprints", default=None)  # in a block of `looked_once`
+
+
+@contextmanager
+def looked_once():
+    "Within the block, or the function that this decorates, each image set is looked for once."
+    token = _memory.set({})
+    try:
+        yield
+    finally:
+        _memory.reset(token)
