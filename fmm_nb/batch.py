@@ -257,11 +257,14 @@ def execute_all(pages: list[Page], workers: int) -> list[str]:
     with batch_cores(workers), ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
         failures = []
-        for future in as_completed(futures):
-            error = future.exception()
-            text = f"{futures[future].name}: its process died ({error})" if error else future.result()
-            print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
-            failures += [text] if text else []
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                text = f"{futures[future].name}: its process died ({error})" if error else future.result()
+                print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
+                failures += [text] if text else []
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # who stops us wants no further page
     return failures
 
 # %% ../nbs/lib/30_batch.ipynb #6f71027a

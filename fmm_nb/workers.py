@@ -11,6 +11,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import threading
 import time
@@ -22,7 +23,9 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from filelock import FileLock, Timeout
 
@@ -178,17 +181,20 @@ def _pickled(thing) -> bytes:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({type(_unpickled): _as_cached})
+        def reducer_override(self, thing):
+            return _reduced(thing) or super().reducer_override(thing)
 
     buffer = io.BytesIO()
     Pickler(buffer).dump(thing)
     return buffer.getvalue()
 
 
-def _as_cached(function):
-    "How a function that remembers is pickled: by what it wraps, unless a worker can import it."
-    imported = function.__module__ != "__main__" and "<locals>" not in function.__qualname__
-    return function.__qualname__ if imported else (_cached, (function.__wrapped__, function.cache_parameters()))
+def _reduced(thing) -> tuple | None:
+    "How to make again what cloudpickle cannot: a function that remembers, by what it wraps, and a module of a class of its own, by name."
+    if isinstance(thing, type(_unpickled)) and (thing.__module__ == "__main__" or "<locals>" in thing.__qualname__):
+        return _cached, (thing.__wrapped__, thing.cache_parameters())
+    own = isinstance(thing, ModuleType) and type(thing) is not ModuleType and thing.__name__ in sys.modules
+    return (import_module, (thing.__name__,)) if own else None
 
 
 def _cached(function: Callable, parameters: dict) -> Callable:
