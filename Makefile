@@ -1,6 +1,6 @@
 # make paper   run what is missing and render the HTML edition (SCALE=smoke|cpu|paper, WORKERS=2)
 # make test    check everything
-# make bench   training speed against a plain loop, in one run (nothing else should run meanwhile)
+# make bench   training, measures and commands against plain ways and floors (nothing else should run meanwhile)
 # make lab     open JupyterLab
 # make bundle  pack the study for a GPU machine without a network; make gpu-run  there: eight minutes of it (MINUTES=8)
 # Both of the first need only Python 3.11 or newer, a package index and this file: they make .venv themselves.
@@ -72,6 +72,7 @@ test: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@$(PYTHON) tests/benchmarks/bench.py
 	@$(PYTHON) tests/benchmarks/measures.py
+	@$(PYTHON) tests/benchmarks/commands.py
 
 lab: $(VENV)/.installed-lab
 	@$(PYTHON) -m jupyterlab --notebook-dir nbs

@@ -25,10 +25,10 @@ from filelock import FileLock
 from .errors import InputError, whole_number
 from .files import build_folder, data_folder, need_repository, sha256, writable_folder, written
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
-from .sources import find, reason
+from .sources import find, looked_once, reason
 from .specs import Spec
 from .store import FailedTraining, Store
-from .workers import WORKER_ENVIRONMENT
+from .workers import WORKER_ENVIRONMENT, batch_cores, own_core
 
 # %% ../nbs/lib/30_batch.ipynb #84f1bb3d
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Page:
 NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "__init__.py"}  # modules that cannot change what a page says
 
 
+@looked_once()
 def inputs(page: Page) -> dict[str, str]:
     "A digest of each thing that the page depends on, by name."
     root = need_repository("running pages")
@@ -101,15 +102,17 @@ def measured(name: str, scale: str, build: Path) -> set[str]:
     "The keys of the nets that an experiment has rows of, published or built."
     start = name.split("_")[0]  # a page may have several tables
     tables = [table for folder in (data_folder() / "results" / scale, build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
-    return {line.split(",", 1)[0] for table in tables for line in table.read_text().splitlines()[1:]}
+    return {line.split(b",", 1)[0].decode() for table in tables for line in table.read_bytes().splitlines()[1:]}
 
 
+@looked_once()
 def missing_nets(name: str, scale: str, build: Path) -> list[Spec]:
     "The nets of an experiment that have to be trained."
     known, store = measured(name, scale, build), Store(build / "store")
     return [spec for spec in specs(name, scale) if spec.key not in known and not store.has(spec)]
 
 # %% ../nbs/lib/30_batch.ipynb #5c826120
+@looked_once()
 def status(
     scale: str,  # smoke, cpu or paper
     build: Path | None = None,  # None: build/
@@ -205,7 +208,7 @@ def execute(page: Page) -> str | None:
     "Execute a page in this process; what went wrong as one line, or None. The failed notebook is kept in `failed/`."
     made_from, part, before = inputs(page), page.out / "failed" / f"{page.name}.ipynb", page.answer.with_suffix(".before")
     writable_folder(part.parent)
-    with FileLock(part.with_suffix(".lock")):
+    with FileLock(part.with_suffix(".lock")), own_core():
         if page.answer.exists():
             os.replace(page.answer, before)
         error = _papermill(page, part)
@@ -251,14 +254,17 @@ def execute_all(pages: list[Page], workers: int) -> list[str]:
     if not pages:
         return []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+    with batch_cores(workers), ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
         failures = []
-        for future in as_completed(futures):
-            error = future.exception()
-            text = f"{futures[future].name}: its process died ({error})" if error else future.result()
-            print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
-            failures += [text] if text else []
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                text = f"{futures[future].name}: its process died ({error})" if error else future.result()
+                print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
+                failures += [text] if text else []
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # who stops us wants no further page
     return failures
 
 # %% ../nbs/lib/30_batch.ipynb #6f71027a
@@ -275,7 +281,7 @@ def run(
     need_repository("fmm run")
     pages = [Page(name, scale_of(scale) and scale, build) for name in dict.fromkeys(map(experiment_of, names or EXPERIMENTS))]
     due = [page for page in pages if state(page) != "done"]
-    nets = [spec for page in due for spec in missing_nets(page.name, scale, build)]
+    nets = list(dict.fromkeys(spec for page in due for spec in missing_nets(page.name, scale, build)))
     todo = f"{len(nets)} nets to train, {len(due)} of {len(pages)} pages to execute" if due else "nothing is missing"
     print(f"scale {scale}: {todo}", flush=True)
     if dry_run:

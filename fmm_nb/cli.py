@@ -9,6 +9,7 @@ __all__ = ['SCALE', 'WORKERS', 'ROOT', 'IMAGENET', 'COMMANDS', 'run', 'paper', '
 
 # %% ../nbs/lib/31_cli.ipynb #863d2109
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -125,20 +126,20 @@ def data(args) -> int:
 # %% ../nbs/lib/31_cli.ipynb #3c61792e
 def claims(args) -> int:
     "The claims of both sources and their verdicts."
-    from fmm_nb.claims import claim_of, full, table as claim_table
-    from fmm_nb.plan import scale_of
+    from fmm_nb.verdicts import claim_ids, verdicts
 
-    if args.scale:
-        scale_of(args.scale)
-    ids = [claim_of(id).id for id in args.ids]
-    rows = claim_table(args.scale).set_index("id", drop=False)
-    rows = rows.loc[ids] if ids else rows
+    for id in args.ids:
+        if id.upper() not in claim_ids():
+            raise unknown("claim", id, claim_ids(), see="fmm claims")
+    found = {row["id"]: row for row in verdicts(args.scale)}
+    rows = [found[id.upper()] for id in args.ids] or list(found.values())
+    texts = [row.pop("full") for row in rows]
     if args.json:
-        print(rows.to_json(orient="records", indent=1, force_ascii=False))
-    elif ids:
-        print("\n\n".join(full(row) for row in rows.to_dict("records")))
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    elif args.ids:
+        print("\n\n".join(texts))
     else:
-        print(table([("claim", "verdict", "scale", "statement"), *rows[["id", "verdict", "scale", "statement"]].itertuples(index=False, name=None)]))
+        print(table([("claim", "verdict", "scale", "statement"), *((row["id"], row["verdict"], row["scale"], row["statement"]) for row in rows)]))
     return 0
 
 # %% ../nbs/lib/31_cli.ipynb #aed5e7fb

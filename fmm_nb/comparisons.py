@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARM', 'NUMBER', 'NET_OPTIONS', 'SENSITIVITIES', 'DEPTH', 'AT_PARAMETERS', 'BY_SIZE', 'side', 'weights', 'contrasts',
-           'expanded', 'arm_rows', 'sample_of', 'across_arms', 'without_options', 'at_parameters', 'read_off',
+           'expanded', 'is_arm', 'arm_rows', 'sample_of', 'across_arms', 'without_options', 'at_parameters', 'read_off',
            'measured', 'two_arms', 'as_difference', 'as_ratio', 'as_mean']
 
 # %% ../nbs/lib/26_comparisons.ipynb #1aef6ae8
@@ -74,19 +74,28 @@ def expanded(text: str) -> list[str]:
 NET_OPTIONS = ("act_layers", "act_order", "relu_beside", "reduction", "context", "inner_relu", "batch_norm", "activation")
 
 
+def is_arm(
+    rows: pd.DataFrame,  # [R, …]
+    arm: str,  # "am", "am[path=chord,points=test]"
+) -> np.ndarray:  # bool [R]
+    "Which rows are those of an arm; none where a column that it names is not there."
+    name, _, conditions = arm.rstrip("]").partition("[")
+    here = (rows.model == name).to_numpy(bool, copy=True) if "model" in rows else np.zeros(len(rows), bool)
+    for column, value in (condition.split("=") for condition in conditions.split(",") if condition):
+        here[here] = [_same(cell, value) for cell in rows[column][here]] if column in rows else False
+    for column in NET_OPTIONS:
+        if column in rows and f"{column}=" not in conditions:
+            here &= rows[column].isna()
+    return here
+
+
 def arm_rows(
     rows: pd.DataFrame,
-    arm: str,  # "am", "am[path=chord,points=test]"
+    arm: str,  # as in `is_arm`
+    *columns: str,  # that are asked for; none: all
 ) -> pd.DataFrame:
-    "The rows of an arm; none where a column that it names is not there."
-    name, _, conditions = arm.rstrip("]").partition("[")
-    found = rows[rows.model == name] if "model" in rows else rows.iloc[:0]
-    for column, value in (condition.split("=") for condition in conditions.split(",") if condition):
-        found = found.loc[[_same(cell, value) for cell in found[column]]] if column in found else found.iloc[:0]
-    for column in NET_OPTIONS:
-        if column in found and f"{column}=" not in conditions:
-            found = found[found[column].isna()]
-    return found
+    "The rows of an arm."
+    return rows.loc[is_arm(rows, arm), [*columns] if columns else slice(None)]
 
 
 def _same(cell, value: str) -> bool:
@@ -96,18 +105,22 @@ def _same(cell, value: str) -> bool:
     except (TypeError, ValueError):
         return str(cell).lower() == value.lower()
 
-
+# %% ../nbs/lib/26_comparisons.ipynb #9c29489e
 def sample_of(
     rows: pd.DataFrame,
     arm: str,
     column: str,  # "log " before a name: its logarithm
 ) -> pd.Series:  # one value a seed, by seed; empty unless every seed has a finite one
     "The values of an arm, a mean over the rows of a seed."
-    found, name = arm_rows(rows, arm), column.removeprefix("log ")
-    values = pd.to_numeric(found[name], errors="coerce") if name in found else pd.Series(dtype=float)
-    if name != column:
-        values = np.log(values.where(values > 0))
-    return values.groupby(found.seed).mean() if len(values) and np.isfinite(values).all() else pd.Series(dtype=float)
+    name = column.removeprefix("log ")
+    if name not in rows:
+        return pd.Series(dtype=float)
+    here = is_arm(rows, arm)
+    values, seeds = (pd.to_numeric(rows[of].array[here], errors="coerce") for of in (name, "seed"))
+    values = pd.Series(np.log(np.where(values > 0, values, np.nan)) if name != column else values, index=pd.Index(seeds, name="seed"))
+    if not len(values) or not np.isfinite(values.to_numpy(float)).all():
+        return pd.Series(dtype=float)
+    return values.sort_index() if values.index.is_unique else values.groupby(level=0).mean()
 
 # %% ../nbs/lib/26_comparisons.ipynb #e20a622e
 SENSITIVITIES = ("jacobian_logits", "output_sensitivity")
@@ -209,7 +222,7 @@ def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) ->
     if column == AT_PARAMETERS:
         parts = [(name, weight * share) for arm, weight in wanted.items() for name, share in read_off(rows, arm).items()]
         wanted = pd.DataFrame(parts).groupby(0)[1].sum().to_dict()
-    texts = {arm: arm_rows(rows, arm).drop_duplicates("seed").test_correct for arm in wanted if arm}
+    texts = {arm: arm_rows(rows, arm, "seed", "test_correct").drop_duplicates("seed").test_correct for arm in wanted if arm}
     if any(text.isna().any() for text in texts.values()) or len({t.split(":")[0] for text in texts.values() for t in text}) != 1:
         return None
     arms = [np.stack([unpacked(t) for t in text]) for text in texts.values()]

@@ -9,6 +9,7 @@ __all__ = ['repository', 'need_repository', 'data_folder', 'build_folder', 'cach
 import hashlib
 import os
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ import fmm_nb
 from .errors import InputError
 
 # %% ../nbs/lib/01_files.ipynb #26e59963
+@cache
 def repository() -> Path | None:
     "The clone that this package runs from, or None where it was installed from a wheel."
     root = Path(fmm_nb.__file__).resolve().parent.parent

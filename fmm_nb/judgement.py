@@ -97,7 +97,7 @@ def equal_loss(
     column = "way" if primary == "test_accuracy_percent" else variant(primary.removeprefix("log "), "way")
     if column not in rows:
         return None
-    ways = {arm: [json.loads(str(way)) for way in arm_rows(rows, arm).dropna(subset=[column]).drop_duplicates("seed")[column]] for arm in (a, b)}
+    ways = {arm: [json.loads(str(way)) for way in arm_rows(rows, arm, "seed", column).dropna(subset=[column]).drop_duplicates("seed")[column]] for arm in (a, b)}
     if any(len(runs) < 2 or [] in runs for runs in ways.values()):
         return None
     if primary.startswith("log "):  # what grows as a power of the loss is read off without a bias
@@ -132,7 +132,7 @@ def depends_on(claim: Claim, rows: pd.DataFrame, wanted: dict, found: Effect) ->
 # %% ../nbs/lib/27_judgement.ipynb #873bc0ed
 def diverged(rows: pd.DataFrame, arms) -> bool:
     "Whether a run of one of the arms diverged."
-    return "diverged_at" in rows and any(arm_rows(rows, arm).diverged_at.notna().any() for arm in arms if arm)
+    return "diverged_at" in rows and any(arm_rows(rows, arm, "diverged_at").notna().any(axis=None) for arm in arms if arm)
 
 
 AS_DRAWN = ("log gradient_growth",)  # measures of nets before training, which no divergence touches

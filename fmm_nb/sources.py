@@ -6,7 +6,7 @@
 __all__ = ['IDX_FILES', 'MNIST', 'FASHION', 'KRIZHEVSKY', 'CIFAR10', 'CIFAR100', 'COARSE', 'STL10', 'TINY', 'MINI', 'SOURCES',
            'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'parse', 'Found', 'data_root', 'missing', 'locate',
            'needed', 'image_files', 'find_folders', 'find', 'available', 'reason', 'pieces', 'digest', 'altered',
-           'check', 'listing', 'identify', 'published_fingerprints', 'published_name', 'fingerprint']
+           'check', 'listing', 'identify', 'published_fingerprints', 'published_name', 'fingerprint', 'looked_once']
 
 # %% ../nbs/lib/02_sources.ipynb #3b524fda
 import csv
@@ -17,7 +17,8 @@ import re
 import time
 import warnings
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -348,17 +349,38 @@ def published_name(
     return names[0] if names else None
 
 
-def _published() -> set[tuple[str, str]]:
+def _published() -> frozenset[tuple[str, str]]:
     "Names and fingerprints of all published rows."
-    paths = sorted((data_folder() / "results").glob("*/rows/*.csv"))
-    return {pair for path in paths for pair in _fingerprints(path, path.stat().st_mtime_ns)}
+    folders = [Path(scale, "rows") for scale in _entries(data_folder() / "results")]
+    return _all_fingerprints(tuple((file.path, file.stat().st_mtime_ns) for folder in folders for file in _entries(folder) if file.name.endswith(".csv")))
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    "What lies in a folder, by name; nothing where there is none."
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+    return []
+
+# %% ../nbs/lib/02_sources.ipynb #40b3a96d
+@lru_cache(maxsize=1)
+def _all_fingerprints(files: tuple[tuple[str, int], ...]) -> frozenset[tuple[str, str]]:
+    "Those of some files, each with the time of its last change."
+    return frozenset(pair for path, changed in files for pair in _fingerprints(path, changed))
 
 
 @lru_cache(maxsize=None)
-def _fingerprints(path: Path, changed: int) -> frozenset[tuple[str, str]]:
-    "Those of a file as it was when it was last changed."
-    with open(path, newline="", encoding="utf-8") as file:
-        return frozenset((row["data"], row["fingerprint"]) for row in csv.DictReader(file) if row.get("data") and row.get("fingerprint"))
+def _fingerprints(path: str, changed: int) -> frozenset[tuple[str, str]]:
+    "Those of a file."
+    heading, *lines = Path(path).read_text(encoding="utf-8").splitlines() or [""]
+    names = heading.split(",")
+    if not {"data", "fingerprint"} <= set(names):
+        return frozenset()
+    data, mark = names.index("data"), names.index("fingerprint")
+    count = max(data, mark) + 1
+    rows = [line.split(",", count)[:count] for line in lines]
+    if any('"' in "".join(row) for row in rows):
+        rows = csv.reader(lines)
+    return frozenset({(row[data], row[mark]) for row in rows if len(row) >= count and row[data] and row[mark]})
 
 # %% ../nbs/lib/02_sources.ipynb #a84c41df
 def fingerprint(
@@ -366,6 +388,14 @@ def fingerprint(
     root: str | Path | None = None,  # the folder that holds official sets; None: FMM_DATA
 ) -> str:  # 16 hexadecimal characters
     "What identifies the raw contents of a set; from published rows, with a warning, where it is not on this machine."
+    known, asked = {} if _memory.get() is None else _memory.get(), (str(name), str(root))
+    if asked not in known:
+        known[asked] = _looked_up(name, root)
+    return known[asked]
+
+
+def _looked_up(name: str, root: str | Path | None) -> str:
+    "As `fingerprint`, by looking at files."
     parse(name)
     try:
         found = find(name, root)
@@ -373,6 +403,19 @@ def fingerprint(
         marks = published_fingerprints(name)
         if len(marks) != 1:
             raise
-        warnings.warn(f"{name} is not on this machine: its fingerprint is that of the published results", stacklevel=2)
+        warnings.warn(f"{name} is not on this machine: its fingerprint is that of the published results", stacklevel=3)
         return marks.pop()
     return identify(found)
+
+# %% ../nbs/lib/02_sources.ipynb #2005321b
+_memory: ContextVar[dict | None] = ContextVar("fingerprints", default=None)  # in a block of `looked_once`
+
+
+@contextmanager
+def looked_once():
+    "Within the block, or the function that this decorates, each image set is looked for once."
+    token = _memory.set({})
+    try:
+        yield
+    finally:
+        _memory.reset(token)

@@ -21,7 +21,7 @@ from filelock import FileLock
 from .errors import InputError, whole_number
 from .files import sha256, writable_folder, written
 from .specs import Spec, differences, from_dict, identity, to_dict
-from .workers import workers_pool
+from .workers import died, spare_cores, workers_pool
 
 # %% ../nbs/lib/18_store.ipynb #5e9cc792
 def digest(record: dict) -> str:
@@ -157,11 +157,11 @@ def _outcomes(folder: Path, specs: list[Spec], workers: int) -> Iterator[tuple[S
         return
     from tqdm import tqdm
 
-    with workers_pool(min(workers, len(specs))) as pool:
+    with spare_cores(workers) as hold, workers_pool(1 + hold(len(specs) - 1)) as pool:
         futures = {pool.submit(train_group, folder, [spec], device): spec for spec in specs}
         for future in tqdm(as_completed(futures), total=len(futures), desc="training", unit="net", disable=None):
             error = future.exception()
-            yield futures[future], f"its worker died ({error}): too little memory, or a script without if __name__ == '__main__':" if error else future.result()
+            yield futures[future], died(error) if error else future.result()
 
 # %% ../nbs/lib/18_store.ipynb #be2ccbcc
 def identities(folder: Path) -> Iterator[dict]:

@@ -12,6 +12,7 @@ from fmm_nb.cli import main
 from fmm_nb.files import repository
 
 NAME = "03_multiplication"
+HEAVY = ("torch", "pandas", "scipy", "numpy", "papermill", "nbformat")
 GOOD = "from fmm_nb.results import study\nstudy('paper', globals())\nstudy('paper', globals()).answer('found', {})"
 
 
@@ -180,11 +181,45 @@ def test_every_command_has_an_example_in_its_help(capsys):
         assert stop.value.code == 0 and f"example: fmm {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", ["list", "why 03", "run --dry-run", "--help"])
-def test_listing_and_explaining_do_not_import_torch(line):
-    code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({{'torch', 'pandas', 'papermill', 'nbformat'}} & set(sys.modules)))"
+@pytest.mark.parametrize("line", ["list", "why 03", "run --dry-run", "claims", "claims M14 --json", "--help"])
+def test_listing_and_explaining_import_nothing_heavy(line, tmp_path):
+    code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({set(HEAVY)} & set(sys.modules)))"
+    if line.startswith("claims"):
+        main(["claims"])  # judged once, then remembered
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_a_second_paper_executes_no_page_and_imports_nothing_heavy(tmp_path):
+    pages = [batch.Page(name, "smoke", tmp_path) for name in (*batch.EXPERIMENTS, "paper")]
+    for page in pages:
+        for path, text in ((page.target, "{}"), (page.answer, "{}")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    for page in pages:
+        page.stamp.parent.mkdir(exist_ok=True)
+        page.stamp.write_text(json.dumps(batch.inputs(page)))
+    code = f"""import sys; from pathlib import Path; from fmm_nb import batch
+batch._site = lambda scale, build: []
+batch._papermill = batch.ProcessPoolExecutor = None
+print(batch.paper('smoke', 2, Path({str(tmp_path)!r})))
+print(sorted({set(HEAVY)} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["scale smoke: nothing is missing", "[]", "[]"], done.stdout + done.stderr
+
+
+def test_claims_are_judged_again_when_a_row_changed(tmp_path, monkeypatch):
+    from fmm_nb import verdicts
+
+    judged = []
+    monkeypatch.setenv("FMM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(verdicts, "_judged", lambda scale, build: judged.append(scale) or [{"id": "M1"}])
+    rows = tmp_path / "smoke" / "rows" / f"{NAME}.csv"
+    rows.parent.mkdir(parents=True)
+    for text in ("key\n", "key\n", "key\n1\n"):
+        rows.write_text(text)
+        assert verdicts.verdicts("smoke", tmp_path) == [{"id": "M1"}]
+    assert verdicts.verdicts("cpu", tmp_path) and judged == ["smoke", "smoke", "cpu"]
 
 
 def test_the_plan_keeps_within_its_shares():
