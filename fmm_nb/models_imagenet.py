@@ -25,12 +25,12 @@ STRIDES = ("v1", "v1b")
 
 
 def convolution_stem(in_channels: int, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    "A 7×7 convolution, a ReLU and a pooling, each halving but the ReLU; the net normalises between the first two."
+    "A 7×7 convolution, a ReLU and a pooling, together [N, in_channels, H, W] → [N, channels, ⌈H/4⌉, ⌈W/4⌉]; the net normalises between the first two. Source: He et al. 2016."
     return nn.Conv2d(in_channels, channels, 7, 2, 3, bias=False), unit("relu", channels), nn.MaxPool2d(3, 2, 1)
 
 
 def attention_stem(in_channels: int, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    "Attention within blocks of 4×4 pixels, of which the maximum is left."
+    "Attention within blocks of 4×4 pixels, of which the maximum is left, together [N, in_channels, H, W] → [N, channels, H/4, W/4]. Source: Ramachandran et al. 2019."
     return BlockAttention2d(in_channels, channels), nn.Identity(), nn.MaxPool2d(4)
 
 
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.only_size and x.shape[2:] != (self.only_size, self.only_size):
-            raise InputError(f"the net was built for images of {self.only_size}×{self.only_size} pixels, got {x.shape[2]}×{x.shape[3]}: give image_size={x.shape[2]} when it is created")
+            raise InputError(f"the net was built for images of {self.only_size}×{self.only_size} pixels, got {x.shape[2]}×{x.shape[3]}: name image_size when it is made")
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
@@ -113,7 +113,7 @@ class ResNet(nn.Module):
 
     @torch.no_grad()
     def zero_last_gamma(self) -> None:
-        "Let each block begin as its shortcut: the scale of its last BatchNorm is 0."
+        "Let each block begin as its shortcut: the scale of its last BatchNorm is 0. Source: Goyal et al. 2017."
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 module.bn3.weight.zero_()
@@ -141,12 +141,18 @@ def ge_resnet50(
     blocks: tuple = BLOCKS,
     width: int = WIDTH,
 ) -> ResNet:
-    "ResNet-50 with gather-excite over the whole map, once a block; shapes are those of `ResNet`. Source: Hu et al. 2018. Raises `InputError` as `ResNet` does, and for an unknown variant."
+    """ResNet-50 with gather-excite over the whole map, once a block; shapes are those of `ResNet`. Source: Hu et al. 2018.
+
+    Raises `InputError` as `ResNet` does, and for an unknown variant.
+    """
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides, refine=lambda channels, size: Gated(GatherExcite(channels, size, variant))))
 
 
 def aa_resnet50(in_channels: int = 3, image_size: int = 224, num_classes: int = 1000, blocks: tuple = BLOCKS, width: int = WIDTH) -> ResNet:
-    "ResNet-50 with attention beside the 3×3 convolutions of the last three stages (in the second on the map halved once more); shapes and errors are those of `ResNet`. Source: Bello et al. 2019."
+    """ResNet-50 with attention beside the 3×3 convolutions of the last three stages, in the second on the map halved once more.
+
+    Shapes and errors are those of `ResNet`. Source: Bello et al. 2019.
+    """
     augmented = lambda channels, stride, size, stage: AugmentedConv2d(channels, size, stride, halvings=int(stage == 2))
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(spatial=lambda *where: (augmented if where[3] > 1 else convolution)(*where)))
 
@@ -161,7 +167,7 @@ def fa_resnet50(
 ) -> ResNet:
     """Local self-attention in the place of every 3×3 convolution of ResNet-50, and in the stem: [N, in_channels, image_size, image_size] → [N, num_classes].
 
-    Source: stand-alone self-attention, Ramachandran et al. 2019. Raises `InputError` as `ResNet` does, for an unknown stem, and for an image size that the stem cannot take.
+    Source: Ramachandran et al. 2019. Raises `InputError` as `ResNet` does, for an unknown stem, and for an image size that the stem cannot take.
     """
     stems = {"attention": attention_stem, "convolution": convolution_stem}
     if stem not in stems:
