@@ -436,6 +436,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                                                                   'fmm_nb/models_imagenet.py'),
                                         'fmm_nb.models_imagenet.attention_stem': ( 'lib/models_imagenet.html#attention_stem',
                                                                                    'fmm_nb/models_imagenet.py'),
+                                        'fmm_nb.models_imagenet.check_shape': ( 'lib/models_imagenet.html#check_shape',
+                                                                                'fmm_nb/models_imagenet.py'),
                                         'fmm_nb.models_imagenet.convolution': ( 'lib/models_imagenet.html#convolution',
                                                                                 'fmm_nb/models_imagenet.py'),
                                         'fmm_nb.models_imagenet.convolution_stem': ( 'lib/models_imagenet.html#convolution_stem',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STRIDES', 'BLOCKS', 'WIDTH', 'RENAMED', 'convolution_stem', 'attention_stem', 'convolution', 'Design', 'Bottleneck',
-           'ResNet', 'resnet50', 'se_resnet50', 'ge_resnet50', 'aa_resnet50', 'fa_resnet50', 'atac_resnet50', 'Loaded',
-           'halving', 'load_weights']
+           'check_shape', 'ResNet', 'resnet50', 'se_resnet50', 'ge_resnet50', 'aa_resnet50', 'fa_resnet50',
+           'atac_resnet50', 'Loaded', 'halving', 'load_weights']
 
 # %% ../nbs/lib/48_models_imagenet.ipynb #4ba5800d
 from collections.abc import Callable
@@ -72,27 +72,33 @@ class Bottleneck(nn.Module):
         return self.act3(self.refine(self.bn3(self.conv3(y))) + self.downsample(x))
 
 # %% ../nbs/lib/48_models_imagenet.ipynb #5b99b5a9
+def check_shape(blocks: tuple, width: int, design: Design) -> None:
+    "Raise `InputError` for an unknown layout of strides, for blocks of other than four stages, and for a width that is no multiple of 16."
+    if design.strides not in STRIDES:
+        raise unknown("strides", design.strides, STRIDES)
+    if not isinstance(blocks, (list, tuple)) or len(blocks) != 4:
+        raise InputError(f"blocks are those of four stages, for example (3, 4, 6, 3), got {blocks!r}")
+    for count in blocks:
+        whole_number("blocks", count, most=100)
+    if whole_number("width", width, most=1024) % 16:
+        raise InputError(f"width must be a multiple of 16, for heads of attention and their halves, got {width}")
+
+# %% ../nbs/lib/48_models_imagenet.ipynb #103ae97d
 class ResNet(nn.Module):
     """A ResNet of bottlenecks: [N, in_channels, image_size, image_size] → logits [N, num_classes]. Source: He et al. 2016.
 
-    Raises `InputError` for an unknown layout of strides, for blocks of other than four stages, for a width that is no multiple of 16, and, where
-    a part is built for one size of map, for images of another size.
+    Raises `InputError` as `check_shape` does and, where a part is built for one size of map, for images of another size.
     """
 
     def __init__(self, in_channels: int, image_size: int, num_classes: int, blocks: tuple, width: int, design: Design):
         super().__init__()
-        if design.strides not in STRIDES:
-            raise unknown("strides", design.strides, STRIDES)
-        if not isinstance(blocks, (list, tuple)) or len(blocks) != 4:
-            raise InputError(f"blocks are those of four stages, for example (3, 4, 6, 3), got {blocks!r}")
-        self.strides, inputs, size = design.strides, whole_number("width", width, most=1024), halved(image_size, 2)
-        if inputs % 16:
-            raise InputError(f"width must be a multiple of 16, for heads of attention and their halves, got {width}")
+        check_shape(blocks, width, design)
+        self.strides, inputs, size = design.strides, width, halved(image_size, 2)
         self.conv1, act1, maxpool = design.stem(in_channels, inputs)
         self.bn1, self.act1, self.maxpool = nn.BatchNorm2d(inputs), act1, maxpool
         for stage, count in enumerate(blocks, 1):
             layer, planes = nn.Sequential(), width * 2 ** (stage - 1)
-            for block in range(whole_number("blocks", count, most=100)):
+            for block in range(count):
                 stride = 2 if stage > 1 and block == 0 else 1
                 layer.append(Bottleneck(inputs, planes, stride, size, stage, design))
                 inputs, size = 4 * planes, halved(size, stride - 1)

@@ -52,7 +52,9 @@ def started(pictures):
 
     yield start
     for process in processes:
-        process.kill()  # nothing happens where it is over
+        if process.poll() is None:
+            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+                child.kill()
         process.wait()
 
 
