@@ -75,6 +75,8 @@ def inputs(page: Page) -> dict[str, str]:
     root = need_repository("running pages")
     files = [page.source, *sorted((root / "fmm_nb").glob("*.py")), *sorted((root / "data" / "reported").glob("*.csv"))]
     found = {str(path.relative_to(root)): sha256(path)[:16] for path in files if path.name not in NOT_INPUTS}
+    if page.name == "15_imagenet_cost":  # takes trainings of fmm imagenet as rows
+        found |= {f"imagenet/{path.parent.name}": sha256(path)[:16] for path in sorted(page.out.parent.glob("imagenet/*/log.csv"))}
     if page.name == "paper":
         answers = sorted(page.answer.parent.glob("*.json"))
         return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}

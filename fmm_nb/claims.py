@@ -114,7 +114,7 @@ def _note(claim: Claim, found: Evidence | None) -> str:
     "Why a claim has no verdict, or what its evidence rests on."
     if found:
         return found.note
-    if claim.kind == "untestable":
+    if claim.kind == "untestable" or claim.data == ("imagenet",):  # which no run of ours can reach
         return claim.protocol
     return f"no complete run of {claim.experiment}, or a run without a value" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
 
@@ -137,7 +137,7 @@ def markdown(
     "Claims as a table of markdown: id, verdict, statement and numbers; logarithms of ratios are shown as ratios."
     lines = ["| | verdict | claim |", "|---|---|---|"]
     for row in claims.to_dict("records"):
-        numbers = "; ".join(filter(None, [_numbers(row), row["depends_on"] and f"depends on: {row['depends_on']}", row["note"] if row["verdict"] != "not tested" else "", (links or {}).get(row["experiment"], "")]))
+        numbers = "; ".join(filter(None, [_numbers(row), row["depends_on"] and f"depends on: {row['depends_on']}", row["note"], (links or {}).get(row["experiment"], "")]))
         word = f"**{row['verdict']}**" if row["verdict"] in ("supported", "contradicted") else row["verdict"]
         lines.append(f"| {row['id']} | {word} | {row['statement']} *({row['place']})*" + (f"<br>{numbers}" if numbers else "") + " |")
     return "\n".join(lines)
@@ -178,7 +178,7 @@ def full(
     "A claim with all that its verdict rests on."
     claim = CLAIMS[row["id"]]
     lines = [f"{claim.id}: {row['verdict']}" + (f" ({SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
-    lines += [f"protocol: {claim.protocol}"] if claim.protocol and claim.kind != "untestable" else []
+    lines += [f"protocol: {claim.protocol}"] if claim.protocol not in ("", row["note"]) else []
     lines += [f"rule: {claim.kind} of {claim.primary}: {claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
     if not np.isnan(row["measured"]):
         lines += [f"measured: {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}] {row['unit']}" + (f"; reported {claim.reported}" if claim.reported else "")]

@@ -152,14 +152,16 @@ def imagenet(args) -> int:
 
     recipe = Recipe(epochs=args.epochs, batch_size=args.batch_size, image_size=args.image_size, seed=args.seed)
     out = args.out or os.path.relpath(build_folder() / "imagenet" / f"{args.name}-seed{args.seed}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun ends all when one has failed: like a stop by hand
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun ends all when one has failed: like a stop by hand
     show = lambda row: print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     try:
         log = train(args.name, args.data, out, recipe, args.workers, progress=show)
     except Stopped as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself now
-        print(f"fmm: {stopped}", file=sys.stderr)
+        print(f"fmm: {stopped}", file=sys.stderr, flush=True)
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if os.environ.get("RANK", "0") == "0":
         print(f"{len(log)} epochs are done; {out} has log.csv and the weights, state.pt")
     return 0
