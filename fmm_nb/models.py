@@ -51,6 +51,8 @@ class Block(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module, gate: nn.Module, batch_norm: bool, gate_first: bool, pooling: str = "max"):
         super().__init__()
+        if pooling not in POOLINGS:
+            raise unknown("pooling", pooling, POOLINGS)
         self.conv = conv
         self.norm = nn.BatchNorm2d(conv.out_channels) if batch_norm else nn.Identity()
         if gate_first:
@@ -128,15 +130,12 @@ class ToyNet(nn.Module):
         pooling: str = "max",  # at the end of each block; or "average"
     ):
         super().__init__()
-        if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
         _check_sizes(widths, kernel_size, padding, {"bias": bias, "batch_norm": batch_norm, "gate_first": gate_first})
         convs = [nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip((in_channels, *widths), widths)]
         features = widths[-1] * feature_size(image_size, kernel_size, padding, len(widths)) ** 2
         *convs, classifier = initialise([*convs, nn.Linear(features, num_classes)], initialisation)
         gates = [toy_gate(gate, o, combine, shuffled, reduction=reduction, min_hidden=min_hidden, relu=squeeze_relu, squash=squash) for o in widths]
-        units = initialise([unit(activation, o) for o in widths], initialisation)
-        parts = zip(convs, units, initialise(gates, initialisation))
+        parts = zip(convs, initialise([unit(activation, o) for o in widths], initialisation), initialise(gates, initialisation))
         self.features, self.classifier = nn.Sequential(*[Block(*part, batch_norm, gate_first, pooling) for part in parts]), classifier
 
     def forward(self, x: Tensor) -> Tensor:

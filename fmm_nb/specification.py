@@ -122,13 +122,13 @@ def draw(
         figures.log_axis(above, vertical=True)
     below.set_yticks(range(len(lines)), lines, fontsize=7)
     below.set_ylim(len(lines) - 0.4, -0.6)
-    below.grid(axis="y", lw=0.3, alpha=0.5)
+    below.grid(axis="y", color=figures.INK, lw=0.3, alpha=0.4)
     below.tick_params(axis="both", length=0, labelbottom=False)
     below.spines[:].set_visible(False)
     above.tick_params(axis="x", length=0)
     return figure
 
-
+# %% ../nbs/lib/52_specification.ipynb #fb89627b
 def _ends(ax: plt.Axes, table: pd.DataFrame) -> None:
     "Let the axis end where one interval would squeeze all others."
     reach = table[["low", "high"]].abs().max(axis=1)

@@ -101,9 +101,8 @@ def programs(specs: list[Spec]) -> list[list[Spec]]:
     groups = {}
     for spec in dict.fromkeys(specs):
         of = spec.protocol
-        seen = (spec.data, spec.n_train, of.validation, of.shrink, of.canvas, of.input_scale, of.precision == "float64")  # of which one copy is shared
-        key = (spec.model, repr(spec.options), *seen, of.epochs, of.batch_size)
-        groups.setdefault(key, []).append(spec)
+        seen = (spec.data, spec.n_train, of.validation, of.shrink, of.canvas, of.input_scale, of.precision == "float64")
+        groups.setdefault((spec.model, repr(spec.options), *seen, of.epochs, of.batch_size), []).append(spec)
     return [group[first : first + ABREAST] for group in groups.values() for first in range(0, len(group), ABREAST)]
 
 
