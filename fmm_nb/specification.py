@@ -89,7 +89,7 @@ def summary(
         return {}
     row, side = at.iloc[0], np.sign(at.difference.iloc[0])
     apart = np.where(table.low > 0, 1, np.where(table.high < 0, -1, 0))
-    counts = {"choices": len(table), "same side": int((np.sign(table.difference) == side).sum()), "apart, same": int((apart == side).sum()), "apart, other": int((apart == -side).sum())}
+    counts = {"choices": len(table), "same side": int((np.sign(table.difference) == side).sum()), "apart, same": int((apart * side > 0).sum()), "apart, other": int((apart * side < 0).sum())}
     return {"default": row.difference, "low": row.low, "high": row.high} | counts | {"median": table.difference.median(), "p": sign_flip_p(np.stack(table.by_seed))}
 
 # %% ../nbs/lib/52_specification.ipynb #e2d72b02
