@@ -116,7 +116,7 @@ def draw(
                 ax.axvline(place, color=figures.INK, lw=6, alpha=0.2)
             above.annotate(default, (place, 1), xycoords=above.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
     above.axhline(0, color=figures.INK, lw=0.8)
-    _ends(above, table)
+    _ends(above, table, ratio)
     above.set_ylabel(ylabel)
     if ratio:
         figures.log_axis(above, vertical=True)
@@ -129,8 +129,12 @@ def draw(
     return figure
 
 # %% ../nbs/lib/52_specification.ipynb #fb89627b
-def _ends(ax: plt.Axes, table: pd.DataFrame) -> None:
-    "Let the axis end where one interval would squeeze all others."
+def _ends(ax: plt.Axes, table: pd.DataFrame, ratio: bool) -> None:
+    "Let the axis end where one interval would squeeze all others; an effect that lies beyond is written at the edge."
     reach = table[["low", "high"]].abs().max(axis=1)
-    limit = 1.05 * min(reach.max(), 3 * reach.median())
-    ax.set_ylim(max(-limit, min(1.05 * table.low.min(), -0.1 * limit)), min(limit, max(1.05 * table.high.max(), 0.1 * limit)))
+    limit = 1.05 * min(reach.max(), 4 * reach.median())
+    low, high = ax.set_ylim(max(-limit, min(1.05 * table.low.min(), -0.1 * limit)), min(limit, max(1.05 * table.high.max(), 0.1 * limit)))
+    for place, value in table.difference[~table.difference.between(low, high)].items():
+        text = f"×{np.exp(value):.2g}" if ratio else f"{value:+.1f}".replace("-", "−")
+        at, align = (0.02, "bottom") if value < low else (0.98, "top")
+        ax.annotate(text, (place, at), xycoords=ax.get_xaxis_transform(), ha="right" if place else "left", va=align, fontsize=7)
