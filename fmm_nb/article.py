@@ -49,20 +49,27 @@ def quantity(
     "An estimate with its interval, in the unit of its claim."
     claim = CLAIMS[id]
     if claim.primary.startswith("log "):
-        return f"×{as_ratio(estimate)}"
+        return f"×{as_ratio(estimate)}" if estimate.difference < np.log(100) else "×{:.0e} [{:.0e}, {:.0e}]".format(*np.exp([estimate.difference, estimate.low, estimate.high]))
     if claim.kind == "proportion":
         return f"{estimate.difference:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
     return as_difference(estimate) + (" points" if unit and claim.primary.endswith("_percent") else "")
 
 
 def numbers(found: Findings, id: str) -> str:
-    "What was measured of a claim, by image set; empty where it has no number."
+    "What was measured of a claim, by image set, controls apart; empty where it has no number."
     own, parts = found.estimates[found.estimates.claim == id], []
-    for data, cells in own.groupby("data", sort=False):
-        ends = [quantity(id, cells.loc[place], unit=False).split(" [")[0] for place in (cells.difference.idxmin(), cells.difference.idxmax())]
-        text = quantity(id, cells.iloc[0], unit=False) if len(cells) == 1 else f"{ends[0]} to {ends[1]} in {len(cells)} comparisons"
-        parts.append(f"{SETS.get(data, data)} {text}".strip())
+    control = own.contrast.str.startswith("−") if CLAIMS[id].kind == "proportion" else own.contrast == ""
+    for (data, beside), cells in own.groupby([own.data, control], sort=False):
+        parts.append(" ".join(filter(None, [SETS.get(data, data), "controls" if beside else "", _range(id, cells)])))
     return "; ".join(parts) + (" points" if parts and CLAIMS[id].primary.endswith("_percent") else "")
+
+
+def _range(id: str, cells: pd.DataFrame) -> str:
+    "One estimate with its interval, or from the smallest to the largest of several."
+    if len(cells) == 1:
+        return quantity(id, cells.iloc[0], unit=False)
+    ends = [quantity(id, cells.loc[place], unit=False).split(" [")[0] for place in (cells.difference.idxmin(), cells.difference.idxmax())]
+    return f"{' to '.join(dict.fromkeys(ends))} in {len(cells)} comparisons"
 
 # %% ../nbs/lib/54_article.ipynb #cf230bc0
 def word_of(found: Findings, id: str) -> str:
