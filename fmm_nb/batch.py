@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from .errors import InputError, whole_number
-from .files import build_folder, data_folder, need_repository, sha256, writable_folder, written
+from .files import build_folder, data_folder, need_repository, published_folder, sha256, writable_folder, written
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
 from .sources import find, looked_once, reason
 from .specs import Spec
@@ -103,7 +103,7 @@ def state(page: Page) -> str:
 def measured(name: str, scale: str, build: Path) -> set[str]:
     "The keys of the nets that an experiment has rows of, published or built."
     start = name.split("_")[0]  # a page may have several tables
-    tables = [table for folder in (data_folder() / "results" / scale, build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
+    tables = [table for folder in (published_folder(scale), build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
     return {line.split(b",", 1)[0].decode() for table in tables for line in table.read_bytes().splitlines()[1:]}
 
 
