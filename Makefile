@@ -53,11 +53,11 @@ $(VENV)/.installed: settings.ini constraints.txt setup.py pyproject.toml
 	@echo 'installing into $(VENV)'
 	@$(PY) -m venv '$(VENV)'
 	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt uv || echo 'uv cannot be had'
-	@$(call install,run$(comma)dev$(comma)imagenet)
+	@$(call install,run$(comma)dev$(comma)imagenet$(comma)cluster)
 	@touch $@
 
 $(VENV)/.installed-lab: $(VENV)/.installed
-	@$(call install,run$(comma)dev$(comma)imagenet$(comma)lab)
+	@$(call install,run$(comma)dev$(comma)imagenet$(comma)cluster$(comma)lab)
 	@touch $@
 
 venv: $(VENV)/.installed
