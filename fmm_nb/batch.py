@@ -240,7 +240,7 @@ def _papermill(page: Page, output: Path) -> str | None:
 
     parameters = {"scale": page.scale}
     if page.build != build_folder():
-        parameters |= {"store": str(page.build / "store"), "out": str(page.out)}
+        parameters |= {"store": str((page.build / "store").resolve()), "out": str(page.out.resolve())}
     try:
         with tempfile.TemporaryDirectory(prefix="fmm-") as folder:  # sockets of its own: kernels that start together else pick the same
             pipes = {"transport": "ipc", "ip": f"{folder}/kernel"}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
 from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
@@ -215,7 +215,7 @@ def _by_pools(
                 bar.update(sum(map(len, guilty)))
                 yield from ((group, DIED.format(error)) for group in guilty)
 
-
+# %% ../nbs/lib/18_store.ipynb #6836eea2
 def _answers(pool: Executor, folder: Path, groups: list[list[Spec]]) -> Iterator[tuple[list[Spec], str | None]]:
     "How the training of each group went; what broke the pool is raised when all that could be finished is told."
     futures, broke = {pool.submit(train_group, folder, group, None): group for group in groups}, None
@@ -248,6 +248,30 @@ def nearest_difference(
     return min(changes, key=len, default=[("net", None, "not trained")])
 
 # %% ../nbs/lib/18_store.ipynb #d68b0773
+def _train(root: Path, specs: list[Spec], workers: int, scheduler: str | None = None) -> None:
+    "Train nets that are not there, or not what was written."
+    whole_number("workers", workers)
+    if not specs:
+        return
+    folder = writable_folder(root).resolve()  # a worker of a cluster has another working directory
+    with locked(folder / "store.lock"):  # a folder without locks is refused before any work
+        pass
+    failures = {spec: text for spec, text in _outcomes(folder, list({spec.key: spec for spec in specs}.values()), workers, scheduler) if text}
+    if failures:
+        raise FailedTraining(failures)
+
+
+def _read(root: Path, keys: Iterable[str]) -> dict:
+    "The nets that are what was written, by key; a warning for each other one."
+    found = {}
+    for key in keys:
+        try:
+            found[key] = read_net(root, key)
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=3)
+    return found
+
+# %% ../nbs/lib/18_store.ipynb #e7eb778d
 class Store:
     "Trained nets in a folder, by the key of their spec."
 
@@ -260,33 +284,16 @@ class Store:
 
     def train(self, specs: list[Spec], workers: int = 1, scheduler: str | None = None) -> None:
         "Train what is missing by `workers` processes, or by those of a Dask `scheduler`; raises `FailedTraining` when all others are done."
-        self._train([spec for spec in specs if not self.has(spec)], workers, scheduler)
+        _train(self.root, [spec for spec in specs if not self.has(spec)], workers, scheduler)
         for spec in specs:  # a kill may have come between a net and the removal of its checkpoint
             with suppress(OSError):
                 (self.root / f"{spec.key}.checkpoint").unlink()
 
-    def _train(self, specs: list[Spec], workers: int, scheduler: str | None = None) -> None:
-        "Train some specs that are not there, or not what was written."
-        whole_number("workers", workers)
-        if not specs:
-            return
-        root = writable_folder(self.root).resolve()  # a worker of a cluster has another working directory
-        with locked(root / "store.lock"):  # a folder without locks is refused before any work
-            pass
-        failures = {spec: text for spec, text in _outcomes(root, list({spec.key: spec for spec in specs}.values()), workers, scheduler) if text}
-        if failures:
-            raise FailedTraining(failures)
-
     def trained(self, specs: list[Spec], workers: int = 1) -> list:
         "The `Trained` nets of some specs, in their order; those that are missing are trained first, those that are damaged with a warning."
         self.train(specs, workers)
-        by_key, found = {spec.key: spec for spec in specs}, {}
-        for key in by_key:
-            try:
-                found[key] = read_net(self.root, key)
-            except InputError as error:
-                warnings.warn(str(error), stacklevel=2)
-        self._train([spec for key, spec in by_key.items() if key not in found], workers)
+        found = _read(self.root, dict.fromkeys(spec.key for spec in specs))
+        _train(self.root, [spec for spec in specs if spec.key not in found], workers)
         return [found.get(spec.key) or read_net(self.root, spec.key) for spec in specs]
 
     def why(self, spec: Spec) -> list[tuple]:
