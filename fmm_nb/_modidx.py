@@ -913,4 +913,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.workers.cluster_pool': ('lib/workers.html#cluster_pool', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.cores': ('lib/workers.html#cores', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.end_with_parent': ('lib/workers.html#end_with_parent', 'fmm_nb/workers.py'),
+                                'fmm_nb.workers.ending': ('lib/workers.html#ending', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.workers_pool': ('lib/workers.html#workers_pool', 'fmm_nb/workers.py')}}}

@@ -28,7 +28,7 @@ from .plan import EXPERIMENTS, core_seconds, experiment_of, scale_of, specs
 from .sources import find, reason
 from .specs import Spec, from_dict
 from .store import FailedTraining, Store, records
-from .workers import WORKER_ENVIRONMENT, end_with_parent
+from .workers import WORKER_ENVIRONMENT, end_with_parent, ending
 
 # %% ../nbs/lib/30_batch.ipynb #84f1bb3d
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def execute_all(pages: list[Page], workers: int) -> list[str]:
     if not pages:
         return []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent) as pool:
+    with ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent)) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
         failures = []
         for future in as_completed(futures):
