@@ -1,7 +1,9 @@
 # make paper   run what is missing and render the HTML edition (SCALE=smoke|cpu|paper, WORKERS=2)
 # make test    check everything
 # make bench   training speed against a plain loop, in one run (nothing else should run meanwhile)
+# make torture kills, faults, crowds and damaged files, for an hour; its record is data/results/torture
 # make lab     open JupyterLab
+# make venv LOCKED=1   the packages of .venv by their hashes (requirements.lock); then make test and make paper take these
 # Both of the first need only Python 3.11 or newer, a package index and this file: they make .venv themselves.
 PY      ?= python3
 VENV    ?= .venv
@@ -11,7 +13,7 @@ PYTHON  := $(VENV)/bin/python
 SHELL   := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: paper test bench lab venv clean
+.PHONY: paper test bench torture lab venv clean
 .DEFAULT_GOAL := paper
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -53,6 +55,7 @@ $(VENV)/.installed: settings.ini constraints.txt setup.py pyproject.toml
 	@echo 'installing into $(VENV)'
 	@$(PY) -m venv '$(VENV)'
 	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt uv || echo 'uv cannot be had'
+	@$(if $(LOCKED),$(PYTHON) -m pip install -q --require-hashes --no-deps -r requirements.lock)
 	@$(call install,run$(comma)dev$(comma)imagenet$(comma)cluster)
 	@touch $@
 
@@ -71,6 +74,9 @@ test: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@$(PYTHON) tests/benchmarks/bench.py
 	@$(PYTHON) tests/benchmarks/measures.py
+
+torture: $(VENV)/.installed
+	@OMP_NUM_THREADS=1 $(PYTHON) tests/torture.py
 
 lab: $(VENV)/.installed-lab
 	@$(PYTHON) -m jupyterlab --notebook-dir nbs
