@@ -113,7 +113,7 @@ def test_every_requirement_is_pinned():
 def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_host():
     text = (ROOT / "requirements.lock").read_text()
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)(?: ;.*)? \\$", text, re.M))
-    pins = dict(line.split(" ")[0].split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = dict(line.split(" ")[0].replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     wrong = {name: (version, pins.get(name)) for name, version in locked.items() if pins.get(name) != version}
     assert len(locked) > 150 and not wrong, f"make it anew, see CONTRIBUTING.md: {wrong}"
     assert all("--hash=sha256:" in block for block in re.split(r"^(?=\S)", text, flags=re.M) if "==" in block)
