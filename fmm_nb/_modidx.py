@@ -565,6 +565,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.readers.read_image': ('lib/readers.html#read_image', 'fmm_nb/readers.py'),
                                 'fmm_nb.readers.read_images': ('lib/readers.html#read_images', 'fmm_nb/readers.py'),
                                 'fmm_nb.readers.read_mini_set': ('lib/readers.html#read_mini_set', 'fmm_nb/readers.py'),
+                                'fmm_nb.readers.read_npy': ('lib/readers.html#read_npy', 'fmm_nb/readers.py'),
                                 'fmm_nb.readers.read_pickle': ('lib/readers.html#read_pickle', 'fmm_nb/readers.py'),
                                 'fmm_nb.readers.read_stl': ('lib/readers.html#read_stl', 'fmm_nb/readers.py'),
                                 'fmm_nb.readers.read_stl_set': ('lib/readers.html#read_stl_set', 'fmm_nb/readers.py')},

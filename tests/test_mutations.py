@@ -22,7 +22,7 @@ from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store, read_net, records, write_net
 from fmm_nb.training import train
 
-MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 200))
+MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 100))
 SPEC = Spec("cnn", "mnist_mini", Protocol(epochs=1, batch_size=20), n_train=40)
 ROW = {"key": "0123456789abcdef", "measure_version": 1, "model": "am", "data": "mnist", "seed": 0, "precision": "float32", "value": 0.1}
 
@@ -63,12 +63,12 @@ def test_nets(tmp_path, images, kind):
 
 
 def test_checkpoints(tmp_path, images):
-    path, of = tmp_path / "state", parts(SPEC, images)
-    write_checkpoint(Training(SPEC, of), path)
+    path, state = tmp_path / "state", Training(SPEC, parts(SPEC, images))
+    write_checkpoint(state, path)
     for same in mutations(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert read_checkpoint(Training(SPEC, of), path) == same
+            assert read_checkpoint(state, path) == same
 
 
 def test_rows(tmp_path):
