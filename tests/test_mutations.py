@@ -22,6 +22,7 @@ from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store, read_net, records, write_net
 from fmm_nb.training import train
 
+pytestmark = pytest.mark.filterwarnings("error")
 MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 100))
 SPEC = Spec("cnn", "mnist_mini", Protocol(epochs=1, batch_size=20), n_train=40)
 ROW = {"key": "0123456789abcdef", "measure_version": 1, "model": "am", "data": "mnist", "seed": 0, "precision": "float32", "value": 0.1}
