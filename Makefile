@@ -1,8 +1,10 @@
 # make paper   run what is missing and render the HTML edition (SCALE=smoke|cpu|paper, WORKERS=2)
 # make test    check everything
 # make bench   training, measures and commands against plain ways and floors (nothing else should run meanwhile)
+# make torture kills, faults, crowds and damaged files, for an hour; its record is data/results/torture
 # make lab     open JupyterLab
 # make bundle  pack the study for a GPU machine without a network; make gpu-run  there: eight minutes of it (MINUTES=8)
+# make venv LOCKED=1   the packages of .venv by their hashes (requirements.lock); then make test and make paper take these
 # Both of the first need only Python 3.11 or newer, a package index and this file: they make .venv themselves.
 PY      ?= python3
 VENV    ?= .venv
@@ -12,7 +14,7 @@ PYTHON  := $(VENV)/bin/python
 SHELL   := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: paper test bench lab bundle gpu-run venv clean
+.PHONY: paper test bench torture lab bundle gpu-run venv clean
 .DEFAULT_GOAL := paper
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -54,11 +56,12 @@ $(VENV)/.installed: settings.ini constraints.txt setup.py pyproject.toml
 	@echo 'installing into $(VENV)'
 	@$(PY) -m venv '$(VENV)'
 	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt uv || echo 'uv cannot be had'
-	@$(call install,run$(comma)dev$(comma)imagenet)
+	@$(if $(LOCKED),$(PYTHON) -m pip install -q --require-hashes --no-deps -r requirements.lock)
+	@$(call install,run$(comma)dev$(comma)imagenet$(comma)cluster)
 	@touch $@
 
 $(VENV)/.installed-lab: $(VENV)/.installed
-	@$(call install,run$(comma)dev$(comma)imagenet$(comma)lab)
+	@$(call install,run$(comma)dev$(comma)imagenet$(comma)cluster$(comma)lab)
 	@touch $@
 
 venv: $(VENV)/.installed
@@ -73,6 +76,9 @@ bench: $(VENV)/.installed
 	@$(PYTHON) tests/benchmarks/bench.py
 	@$(PYTHON) tests/benchmarks/measures.py
 	@$(PYTHON) tests/benchmarks/commands.py
+
+torture: $(VENV)/.installed
+	@OMP_NUM_THREADS=1 $(PYTHON) tests/torture.py
 
 lab: $(VENV)/.installed-lab
 	@$(PYTHON) -m jupyterlab --notebook-dir nbs

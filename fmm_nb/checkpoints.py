@@ -8,6 +8,7 @@ __all__ = ['origin', 'write_checkpoint', 'read_checkpoint']
 # %% ../nbs/lib/13_checkpoints.ipynb #e0f4e7a5
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import safetensors.torch
@@ -43,10 +44,12 @@ def read_checkpoint(training, path: Path) -> bool:
     "Put a fresh training into the state that a file holds; False, and nothing done, where there is none that fits."
     try:
         digest, content = (data := Path(path).read_bytes())[:32], data[32:]
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        return _useless(path, f"cannot be read ({error.strerror})")
     if hashlib.sha256(content).digest() != digest:
-        return False
+        return _useless(path, "was altered")
     tensors = safetensors.torch.load(content)
     about = json.loads(bytes(tensors.pop("about").tolist()))
     if about["origin"] != origin(training) or "finite" not in tensors:
@@ -62,3 +65,9 @@ def read_checkpoint(training, path: Path) -> bool:
     for name, value in about["numbers"].items():
         setattr(training, name, value)
     return True
+
+# %% ../nbs/lib/13_checkpoints.ipynb #5ff3a58a
+def _useless(path: Path, why: str) -> bool:
+    "Say that a checkpoint is of no use."
+    warnings.warn(f"{path} {why}: this training begins anew", stacklevel=3)
+    return False

@@ -6,7 +6,7 @@
 __all__ = ['INSTRUCTIONS', 'STAND_INS', 'CIFAR_KEYS', 'FORMATS', 'READERS', 'Arrays', 'damaged', 'checked', 'contents',
            'read_idx', 'read_idx_set', 'PickledKind', 'PickledArray', 'PlainUnpickler', 'read_pickle', 'read_batch',
            'read_cifar_set', 'read_stl', 'read_stl_set', 'read_image', 'read_images', 'folder_labels',
-           'read_folder_set', 'read_mini_set', 'read']
+           'read_folder_set', 'read_npy', 'read_mini_set', 'read']
 
 # %% ../nbs/lib/03_readers.ipynb #3370d02a
 import io
@@ -292,6 +292,20 @@ def read_folder_set(
     return Arrays(images[0], labels[0], images[1], labels[1], tuple(classes))
 
 # %% ../nbs/lib/03_readers.ipynb #7471f81d
+def read_npy(
+    content: bytes,  # of a .npy file
+    dimensions: int,  # that the array should have
+) -> np.ndarray:  # uint8
+    "An array of unsigned bytes; `ValueError` unless its header promises just what follows."
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("a header of another version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype != np.uint8 or fortran or len(shape) != dimensions or math.prod(shape) != len(content) - file.tell():
+        raise ValueError(f"an array {list(shape)} of {dtype} in {len(content) - file.tell()} bytes")
+    return np.frombuffer(content, np.uint8, offset=file.tell()).reshape(shape)
+
+# %% ../nbs/lib/03_readers.ipynb #2fa47bce
 def read_mini_set(
     found: Found,  # mnist_mini or fashion_mini
 ) -> Arrays:
@@ -301,10 +315,8 @@ def read_mini_set(
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > 2**26:
                 raise ValueError("unpacks to more than 64 MiB")
-        with np.load(path, allow_pickle=False) as table:
-            parts = [table[key] for key in ("train_x", "train_y", "test_x", "test_y")]
-        if wrong := [part for part, d in zip(parts, (3, 1, 3, 1)) if part.dtype != np.uint8 or part.ndim != d]:
-            raise ValueError(f"an array {list(wrong[0].shape)} of {wrong[0].dtype}")
+            members = zip(("train_x", "train_y", "test_x", "test_y"), (3, 1, 3, 1))
+            parts = [read_npy(archive.read(f"{key}.npy"), dimensions) for key, dimensions in members]
     except Exception as error:
         raise damaged(path, f"is not a file that make_mini.py wrote ({reason(error)})") from error
     train_x, train_y, test_x, test_y = [part[:, None] if part.ndim == 3 else part.astype(np.int64) for part in parts]

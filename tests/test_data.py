@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 from dataclasses import replace
@@ -25,6 +26,9 @@ from fmm_nb import data, downloads, readers, sources
 from fmm_nb.data import ImageSet, available, fetch, load, unpack
 from fmm_nb.errors import InputError
 from fmm_nb.sources import IDX_FILES, SOURCES, check, find, fingerprint
+
+
+MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 80))  # of each reader's files; make torture asks for ten thousand
 
 
 @pytest.fixture(autouse=True)
@@ -261,7 +265,7 @@ def test_mutated_files_are_read_soundly_or_refused(name, tmp_path, unchecked):
         (tmp_path / "mnist_mini.npz").write_bytes(small.getvalue())
         found = replace(found, files={"mnist_mini.npz": tmp_path / "mnist_mini.npz"})
     refused = 0
-    for _ in range(80):
+    for _ in range(MUTATIONS):
         path = rng.choice(list(found.files.values()))
         whole = path.read_bytes()
         path.write_bytes(mutate(whole, rng))
@@ -297,6 +301,39 @@ def test_a_packed_file_that_never_ends_is_refused(tmp_path):
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(2**22)))
     with pytest.raises(InputError, match="more than 1000 bytes"):
         readers.contents(tmp_path / "bomb.gz", most=1000)
+
+
+HUGE = {
+    "idx": ("train-images-idx3-ubyte", lambda: struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 28) + b"few"),
+    "pickle": ("batch", lambda: b"\x80\x02}U\x04dataT\xff\xff\xff\x7ffews."),
+    "long string": ("batch", lambda: b"\x80\x04}U\x04data\x8e" + struct.pack("<Q", 10**12) + b"fews."),
+    "npz": ("mnist_mini.npz", lambda: npz_that_promises(10**12)),
+}
+
+
+def npz_that_promises(images):
+    "A table whose header states more images than follow."
+    packed, array = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (images, 28, 28)})
+    with zipfile.ZipFile(packed, "w") as table:
+        for name in ("train_x", "train_y", "test_x", "test_y"):
+            table.writestr(f"{name}.npy", array.getvalue() + b"few")
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_header_that_promises_a_million_million_images_takes_no_memory(kind, tmp_path):
+    name, content = HUGE[kind]
+    path = tmp_path / name
+    path.write_bytes(content())
+    read = {"idx": lambda: readers.read_idx(path, 3), "npz": lambda: readers.read_mini_set(SimpleNamespace(files={"": path}))}
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=name):
+            read.get(kind, lambda: readers.read_batch(path, "labels"))()
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
 
 
 def test_altered_official_files_are_named_with_both_checksums(tmp_path):
@@ -607,7 +644,7 @@ def test_damaged_archives_leave_nothing(tmp_path, make):
         (tmp_path / "good" / name / "image").write_bytes(random.Random(name).randbytes(3000))
     whole = Path(shutil.make_archive(str(tmp_path / "archive"), "gztar" if make == "tar" else "zip", tmp_path / "good")).read_bytes()
     archive, target, rng, refused = tmp_path / "one", tmp_path / "out" / "target", random.Random(0), 0
-    for _ in range(40):
+    for _ in range(MUTATIONS // 2):
         archive.write_bytes(mutate(whole, rng))
         try:
             unpack(archive, target)

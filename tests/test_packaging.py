@@ -79,7 +79,7 @@ def test_wheel_holds_nothing_else(names):
 def test_sdist_is_enough_to_build_and_test(packages):
     with tarfile.open(packages[0]) as tar:
         names = {n.split("/", 1)[1] for n in tar.getnames() if "/" in n}
-    needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE", "site/build.py", "nbs/index.ipynb"}
+    needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "requirements.lock", "Makefile", "README.md", "LICENSE", "site/build.py", "nbs/index.ipynb"}
     assert needed <= names
     assert not [n for n in names if n.startswith(("build/", "data/results"))]
 
@@ -108,6 +108,16 @@ def test_every_requirement_is_pinned():
     text = (ROOT / "settings.ini").read_text().split("### Requirements")[1].split("console_scripts")[0]
     wanted = {m.lower() for m in re.findall(r"^\s+([A-Za-z][\w.-]*)", text, re.M)}
     assert wanted and not wanted - pins, f"constraints.txt has no version of {sorted(wanted - pins)}"
+
+
+def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_host():
+    text = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+)(?: ;.*)? \\$", text, re.M))
+    pins = dict(line.split(" ")[0].replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    wrong = {name: (version, pins.get(name)) for name, version in locked.items() if pins.get(name) != version}
+    assert len(locked) > 150 and not wrong, f"make it anew, see CONTRIBUTING.md: {wrong}"
+    assert all("--hash=sha256:" in block for block in re.split(r"^(?=\S)", text, flags=re.M) if "==" in block)
+    assert "://" not in text
 
 
 def test_citation_names_this_version(metadata):

@@ -13,9 +13,10 @@ from fmm_nb import loop, training
 from fmm_nb.data import load
 from fmm_nb.errors import InputError
 from fmm_nb.specs import Protocol, Spec
-from fmm_nb.store import FailedTraining, Store, train_group, write_net
+from fmm_nb.store import FailedTraining, Store, read_net, train_group, write_net
 from fmm_nb.training import train
 
+pytestmark = pytest.mark.filterwarnings("error")
 QUICK = Protocol(epochs=1, batch_size=20)
 SPEC = Spec("cnn", "mnist_mini", QUICK, n_train=40)
 
@@ -40,22 +41,33 @@ def test_what_is_read_is_what_was_written(store, net):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_file_is_named_and_not_used(store, suffix, damage):
+def test_a_damaged_file_is_named_and_trained_anew_with_one_warning(store, net, suffix, damage):
     path = store.root / f"{SPEC.key}.{suffix}"
     data = path.read_bytes()
     middle = len(data) // 2
     path.write_bytes({"truncated": data[:middle], "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :], "empty": b""}[damage])
-    assert len(store.verify()) == 1
-    with pytest.raises(InputError, match=path.name) as error:
-        store.trained([SPEC])
-    assert "\n" not in str(error.value) and "trained anew" in str(error.value)
+    (text,) = store.verify()
+    assert path.name in text and "\n" not in text and "trained anew" in text
+    with pytest.raises(InputError, match=path.name):
+        read_net(store.root, SPEC.key)
+    with pytest.warns(UserWarning, match=path.name) as said:
+        (again,) = store.trained([SPEC, SPEC])[:1]
+    assert len(said) == 1 and store.verify() == [] and all(torch.equal(again.weights[1][name], value) for name, value in net.weights[1].items())
 
 
 def test_an_edited_record_is_seen(store):
     path = store.root / f"{SPEC.key}.json"
     path.write_text(path.read_text().replace('"test_accuracy": 0', '"test_accuracy": 1'))
-    with pytest.raises(InputError, match="was altered: checksum .*expected"):
-        store.trained([SPEC])
+    with pytest.warns(UserWarning, match="was altered: checksum .*expected"):
+        assert (store.trained([SPEC])[0].history.test_accuracy < 1).all()
+
+
+def test_a_net_under_another_nets_name_is_not_taken_for_it(store):
+    other = replace(SPEC, seed=1)
+    for kind in ("json", "safetensors"):
+        (store.root / f"{SPEC.key}.{kind}").rename(store.root / f"{other.key}.{kind}")
+    with pytest.warns(UserWarning, match="is the record of another net"):
+        assert store.trained([other])[0].spec == other
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, net, monkeypatch):

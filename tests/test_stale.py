@@ -1,0 +1,173 @@
+"""What a change costs: which nets are trained, which are measured, which pages are executed, and what `fmm why` says of it."""
+import json
+import shutil
+from dataclasses import dataclass, replace
+
+import pytest
+
+from fmm_nb import batch, specs, training
+from fmm_nb.loop import step
+from fmm_nb.results import rows
+from fmm_nb.specs import Protocol, Spec
+from fmm_nb.store import Store
+
+pytestmark = pytest.mark.filterwarnings("error")
+QUICK = Protocol(epochs=1, batch_size=20)
+NETS = [Spec(model, "mnist_mini", QUICK, n_train=40) for model in ("cnn", "am")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A store of two nets, and the rows of a measure."
+    folder = tmp_path_factory.mktemp("made")
+    Count(folder)(NETS)
+    return folder
+
+
+class Count:
+    "Asks for the rows of nets, and counts what that trains and measures."
+
+    def __init__(self, folder, version=1):
+        self.folder, self.trained, self.measured, self.version = folder, [], [], version
+
+    def __call__(self, nets):
+        def measure(net):
+            self.measured.append(net.spec)
+            return {"value": net.test_correct.sum().item()}
+
+        def train(spec, *rest, real=training.train):
+            self.trained.append(spec)
+            return real(spec, *rest)
+
+        measure.version = self.version
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "train", train)
+            self.rows = rows("tiny", nets, measure, "smoke", self.folder / "store", self.folder)
+        return self
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    "The same in a folder of the test's own."
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+def test_nothing_changed_nothing_is_done(copy):
+    again = Count(copy)(NETS)
+    assert (again.trained, again.measured) == ([], [])
+
+
+def test_another_arm_costs_that_arm(copy):
+    new = Spec("am_half", "mnist_mini", QUICK, n_train=40)
+    again = Count(copy)([*NETS, new])
+    assert (again.trained, again.measured) == ([new], [new])
+
+
+def test_another_protocol_costs_the_nets_it_touches(copy):
+    changed = replace(NETS[0], protocol=replace(QUICK, learning_rate=0.01))
+    assert Store(copy / "store").why(changed) == [("protocol.learning_rate", None, 0.01)]
+    again = Count(copy)([changed, NETS[1]])
+    assert (again.trained, again.measured) == ([changed], [changed])
+
+
+def test_a_field_that_protocols_did_not_have_costs_nothing(copy, monkeypatch):
+    @dataclass(frozen=True)
+    class Later(Protocol):
+        fresh: float = 0.0
+
+    before = [net.key for net in NETS]
+    later = [replace(net, protocol=Later(epochs=1, batch_size=20)) for net in NETS]
+    monkeypatch.setattr(specs, "Protocol", Later)
+    assert [net.key for net in later] == before
+
+
+def test_a_measure_that_changed_measures_again_and_trains_nothing(copy):
+    again = Count(copy, version=2)(NETS)
+    assert (again.trained, again.measured) == ([], NETS)
+
+
+@pytest.mark.parametrize("version, named", [("TRAINING_VERSION", "training_version"), ("MODELS_VERSION", "models_version")])
+def test_a_version_that_was_raised_trains_anew_and_is_named(copy, monkeypatch, version, named):
+    old = getattr(specs, version)
+    monkeypatch.setattr(specs, version, old + 1)
+    assert Store(copy / "store").why(NETS[0]) == [(named, old, old + 1)]
+    again = Count(copy)(NETS)
+    assert (again.trained, again.measured) == (NETS, NETS)
+
+
+def test_a_quicker_loop_with_the_same_result_costs_nothing(copy, monkeypatch):
+    "The key knows the loop by its version alone; that its result is the same is what the golden test holds."
+    from fmm_nb import loop
+
+    monkeypatch.setattr(loop, "step", lambda *given: step(*given))
+    again = Count(copy)(NETS)
+    assert again.trained == []
+
+
+def test_other_images_cost_their_nets_and_are_named(copy, monkeypatch):
+    monkeypatch.setattr(specs, "fingerprint", lambda name: "0" * 16)
+    ((field, _, new),) = Store(copy / "store").why(NETS[0])
+    assert (field, new) == ("fingerprint", "0" * 16)
+
+
+PAGES = {"01_random_curves", "03_multiplication", "paper"}
+
+
+@pytest.fixture
+def done(tmp_path, monkeypatch):
+    "Pages that are up to date, in a copy of the repository's inputs."
+    root = tmp_path / "clone"
+    for folder in ("nbs/experiments", "fmm_nb", "data/reported"):
+        shutil.copytree(batch.need_repository("this test") / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(batch.need_repository("this test") / "nbs" / "paper.ipynb", root / "nbs")
+    monkeypatch.setattr(batch, "need_repository", lambda what: root)
+    monkeypatch.setattr(batch, "missing_nets", lambda *given: [])
+    for name in PAGES:
+        page = batch.Page(name, "smoke", tmp_path / "build")
+        for path, text in {page.target: "{}", page.answer: "{}"}.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    for name in PAGES:
+        page = batch.Page(name, "smoke", tmp_path / "build")
+        page.stamp.parent.mkdir(parents=True, exist_ok=True)
+        page.stamp.write_text(json.dumps(batch.inputs(page) | batch.made(page)))
+    return root, tmp_path / "build"
+
+
+def stale(build):
+    "The pages that would be executed, each with what `fmm why` names."
+    found = {name: batch.why(name, "smoke", build) for name in sorted(PAGES)}
+    return {name: [line.split(": ")[1] for line in lines] for name, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize(
+    "changed, pages",
+    [
+        ("fmm_nb/figures.py", {"01_random_curves", "03_multiplication", "paper"}),
+        ("nbs/experiments/03_multiplication.ipynb", {"03_multiplication"}),
+        ("nbs/paper.ipynb", {"paper"}),
+        ("data/reported/table1.csv", {"01_random_curves", "03_multiplication", "paper"}),
+        ("fmm_nb/cli.py", set()),
+    ],
+)
+def test_a_change_of_code_executes_pages_names_itself_and_trains_nothing(done, changed, pages):
+    root, build = done
+    assert stale(build) == {}
+    with open(root / changed, "a") as file:
+        file.write("\n")
+    assert stale(build) == {page: [changed] for page in pages}
+    assert not any(line.startswith("train") for page in pages for line in batch.why(page, "smoke", build))
+
+
+def test_an_answer_that_changed_executes_the_paper(done):
+    root, build = done
+    batch.Page("03_multiplication", "smoke", build).answer.write_text('{"tables": {}}')
+    assert stale(build) == {"03_multiplication": ["made answers/03_multiplication.json"], "paper": ["answers/03_multiplication.json"]}
+
+
+def test_a_net_of_a_page_that_changed_is_named_old_and_new(done, monkeypatch):
+    root, build = done
+    monkeypatch.setattr(batch, "specs", lambda name, scale, real=batch.specs: [replace(spec, protocol=replace(spec.protocol, epochs=spec.protocol.epochs + 1)) for spec in real(name, scale)])
+    found = stale(build)
+    assert "03_multiplication" in found and all(name.startswith("net ") for name in found["03_multiplication"])
+    assert all(" → " in line for line in batch.why("03", "smoke", build))
