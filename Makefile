@@ -2,6 +2,7 @@
 # make test    check everything
 # make bench   training, measures and commands against plain ways and floors (nothing else should run meanwhile)
 # make lab     open JupyterLab
+# make bundle  pack the study for a GPU machine without a network; make gpu-run  there: eight minutes of it (MINUTES=8)
 # Both of the first need only Python 3.11 or newer, a package index and this file: they make .venv themselves.
 PY      ?= python3
 VENV    ?= .venv
@@ -11,7 +12,7 @@ PYTHON  := $(VENV)/bin/python
 SHELL   := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: paper test bench lab venv clean
+.PHONY: paper test bench lab bundle gpu-run venv clean
 .DEFAULT_GOAL := paper
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -75,6 +76,17 @@ bench: $(VENV)/.installed
 
 lab: $(VENV)/.installed-lab
 	@$(PYTHON) -m jupyterlab --notebook-dir nbs
+
+bundle: $(VENV)/.installed
+	@$(VENV)/bin/fmm bundle --scale paper
+
+# no environment of its own: the machine's torch, and beside it the wheels of the bundle
+MINUTES ?= 8
+gpu-run: export PYTHONPATH := $(CURDIR):$(CURDIR)/build/gpu-site
+gpu-run: export FMM_DATA := $(CURDIR)/images
+gpu-run:
+	@test -d build/gpu-site || $(PY) -m pip install -q --no-index --no-deps --no-compile --target build/gpu-site wheels/*.whl
+	@$(PY) -c 'import sys; from fmm_nb.cli import main; sys.exit(main())' slice $(PAGES) --scale paper --minutes $(MINUTES) --workers $$(nproc)
 
 clean:
 	rm -rf '$(VENV)' build dist *.egg-info .pytest_cache .hypothesis

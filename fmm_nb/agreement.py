@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'PAIRWISE', 'kendall_tau', 'cosine', 'cosine_null', 'mean_agreement', 'permutation_null', 'permutation_p',
-           'channel_means', 'deviations', 'agreement_parts', 'agreement_matrix']
+           'channel_means', 'deviations', 'agreement_parts', 'agreement_matrix', 'gate_agreement']
 
 # %% ../nbs/lib/21_agreement.ipynb #22fea476
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 
 from .errors import InputError, whole_number
+from .saliency import attention_weights, channel_importance
 
 # %% ../nbs/lib/21_agreement.ipynb #213aa71b
 def _array(scores) -> np.ndarray:
@@ -226,3 +227,17 @@ def agreement_matrix(
             raise InputError(f"scorings must have the same samples and channels, got {list(x.shape)} for {name!r} and {list(named[0][1].shape)} for {named[0][0]!r}")
     cells = [[mean_agreement(a, b, statistic) for b in others.values()] for a in scores.values()]
     return pd.DataFrame(cells, index=list(scores), columns=list(others), dtype=np.float64)
+
+# %% ../nbs/lib/21_agreement.ipynb #e5d4bb18
+def gate_agreement(
+    net: torch.nn.Module,
+    x: torch.Tensor,  # [N, C, H, W]
+    permutations: int = 19,  # of the null
+) -> dict[str, float]:  # tau, tau_null; nan where a net has no attention gate
+    "Kendall's τ between gates and importance, mean over gates and images, and what it is without relation."
+    said = attention_weights(net, x)
+    if not said:
+        return {"tau": np.nan, "tau_null": np.nan}
+    importance = channel_importance(net, x)
+    null = [permutation_null(said[gate], importance[gate], permutations=permutations, seed=place).mean() for place, gate in enumerate(said)]
+    return {"tau": float(np.mean([kendall_tau(said[gate], importance[gate]).nanmean().item() for gate in said])), "tau_null": float(np.mean(null))}

@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from .errors import InputError, whole_number
-from .files import build_folder, data_folder, need_repository, sha256, writable_folder, written
+from .files import build_folder, data_folder, need_repository, published_folder, sha256, writable_folder, written
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
 from .sources import find, looked_once, reason
 from .specs import Spec
@@ -75,6 +75,8 @@ def inputs(page: Page) -> dict[str, str]:
     root = need_repository("running pages")
     files = [page.source, *sorted((root / "fmm_nb").glob("*.py")), *sorted((root / "data" / "reported").glob("*.csv"))]
     found = {str(path.relative_to(root)): sha256(path)[:16] for path in files if path.name not in NOT_INPUTS}
+    if page.name == "15_imagenet_cost":  # takes trainings of fmm imagenet as rows
+        found |= {f"imagenet/{path.parent.name}": sha256(path)[:16] for path in sorted(page.out.parent.glob("imagenet/*/log.csv"))}
     if page.name == "paper":
         answers = sorted(page.answer.parent.glob("*.json"))
         return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}
@@ -101,7 +103,7 @@ def state(page: Page) -> str:
 def measured(name: str, scale: str, build: Path) -> set[str]:
     "The keys of the nets that an experiment has rows of, published or built."
     start = name.split("_")[0]  # a page may have several tables
-    tables = [table for folder in (data_folder() / "results" / scale, build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
+    tables = [table for folder in (published_folder(scale), build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
     return {line.split(b",", 1)[0].decode() for table in tables for line in table.read_bytes().splitlines()[1:]}
 
 

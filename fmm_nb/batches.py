@@ -175,7 +175,10 @@ def parts(
     pairs = {part: (x.to(device), y.to(device)) for part, (x, y) in (pairs | {"test": (images.test_x, images.test_y)}).items()}
     dtype = torch.float64 if spec.protocol.precision == "float64" else torch.float32
     targets = F.one_hot(pairs["train"][1], shape["num_classes"]).to(dtype)
-    mean_std = tuple(value.to(device, dtype) for value in kept.mean_std())
+    mean, std = kept.mean_std()
+    if spec.protocol.input_scale == "unit":
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
+    mean_std = (mean.to(device, dtype), std.to(device, dtype))
     return Parts(pairs, targets, mean_std, shape, name, fingerprint)
 
 # %% ../nbs/lib/12_batches.ipynb #43c0fa28

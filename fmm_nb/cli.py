@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'WORKERS', 'ROOT', 'IMAGENET', 'COMMANDS', 'run', 'paper', 'table', 'list_', 'list_experiments',
-           'list_models', 'list_data', 'why', 'publish', 'data', 'claims', 'imagenet', 'doctor', 'parser', 'main']
+           'list_models', 'list_data', 'why', 'publish', 'data', 'claims', 'imagenet', 'bundle', 'slice_', 'doctor',
+           'parser', 'main']
 
 # %% ../nbs/lib/31_cli.ipynb #863d2109
 import argparse
@@ -95,8 +96,14 @@ def why(args) -> int:
 
 def publish(args) -> int:
     "Keep the results of a scale."
+    from pathlib import Path
+
     from fmm_nb import batch
 
+    if args.archive:
+        from fmm_nb.offline import take_in
+
+        take_in(Path(args.archive))
     print(f"published in {os.path.relpath(batch.publish(args.scale, args.names))}")
     return 0
 
@@ -145,16 +152,39 @@ def imagenet(args) -> int:
 
     recipe = Recipe(epochs=args.epochs, batch_size=args.batch_size, image_size=args.image_size, seed=args.seed)
     out = args.out or os.path.relpath(build_folder() / "imagenet" / f"{args.name}-seed{args.seed}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun ends all when one has failed: like a stop by hand
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun ends all when one has failed: like a stop by hand
     show = lambda row: print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     try:
         log = train(args.name, args.data, out, recipe, args.workers, progress=show)
     except Stopped as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself now
-        print(f"fmm: {stopped}", file=sys.stderr)
+        print(f"fmm: {stopped}", file=sys.stderr, flush=True)
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if os.environ.get("RANK", "0") == "0":
         print(f"{len(log)} epochs are done; {out} has log.csv and the weights, state.pt")
+    return 0
+
+# %% ../nbs/lib/31_cli.ipynb #fd1ffe56
+def bundle(args) -> int:
+    "Pack the study for a machine without a network."
+    from fmm_nb.offline import bundle as made
+
+    parts = made(args.scale)
+    print("\n".join(f"{os.path.relpath(part)}  {part.stat().st_size / 1e6:.1f} MB" for part in parts))
+    print("there: cat part-* | tar xz && make gpu-run")
+    return 0
+
+
+def slice_(args) -> int:
+    "Run for some minutes, and pack what came of it."
+    from fmm_nb.files import build_folder
+    from fmm_nb.offline import pack, run_slice
+
+    done = run_slice(args.names, args.scale, args.minutes, args.workers)
+    archive = pack(args.scale, build_folder() / f"{args.scale}.tar.gz")
+    print(f"{'all is done' if done else 'more is to do: the same command goes on'}; {os.path.relpath(archive)} has {archive.stat().st_size / 1e6:.1f} MB")
     return 0
 
 # %% ../nbs/lib/31_cli.ipynb #2dd5090e
@@ -204,9 +234,11 @@ COMMANDS = {
     "list": (list_, "fmm list models", [("kind", {"nargs": "?", "help": "experiments, models or data; none: all three"}), SCALE]),
     "why": (why, "fmm why M14 --scale smoke", [("name", {"help": "a page (03, paper), a claim (M14), the file of a figure or table, or a number as printed"}), SCALE]),
     "claims": (claims, "fmm claims M14 M25 --json", [("ids", {"nargs": "*", "metavar": "ID", "help": "claims, told in full; none: the table of all"}), ("--scale", {"metavar": "S", "help": "only this scale; default: for each claim the highest with rows"}), ("--json", {"action": "store_true", "help": "as a list of objects"})]),
-    "publish": (publish, "fmm publish 03 --scale cpu", [("names", {"nargs": "*", "help": "experiments, or paper; none: all pages"}), SCALE]),
+    "publish": (publish, "fmm publish 03 --scale cpu", [("names", {"nargs": "*", "help": "experiments, or paper; none: all pages"}), SCALE, ("--archive", {"metavar": "FILE", "help": "what fmm slice packed elsewhere: taken in first"})]),
     "data": (data, "fmm data get mnist --root ~/images", [("action", {"choices": ["get", "check"]}), ("name", {"help": "an image set, see fmm list data"}), ROOT]),
     "imagenet": (imagenet, "fmm imagenet atac_resnet50 --data ~/imagenet", IMAGENET),
+    "bundle": (bundle, "fmm bundle --scale paper", [SCALE]),
+    "slice": (slice_, "fmm slice 03 06 --scale paper --minutes 8", [("names", {"nargs": "*", "help": "experiments, the most wanted first; none: all"}), SCALE, WORKERS, ("--minutes", {"type": float, "default": 8.0, "metavar": "M", "help": "default 8"})]),
     "paper": (paper, "fmm paper --scale smoke", [SCALE, WORKERS]),
     "doctor": (doctor, "fmm doctor", []),
 }

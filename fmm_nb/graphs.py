@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .batches import draws
 from .loop import Training, end_epoch, learning_rate, step
+from .models import ToyNet
 
 # %% ../nbs/lib/15_graphs.ipynb #8de4c889
 WARM_UP = 3  # steps that are taken before one is recorded: libraries choose their ways in them
@@ -101,6 +102,10 @@ def fused(training: Training) -> Callable[[Tensor], Tensor]:
     steps = training.steps * training.spec.protocol.epochs
     if training.device == "cpu" or steps < LONG or training.forward is training.model:
         return training.forward
+    if isinstance(training.model, ToyNet) and training.spec.protocol.precision != "float64":
+        from fmm_nb.first_layer import quicken  # needs Triton, which is there where CUDA is
+
+        quicken(training.model.features[0], training.parts.shape["image_size"])
     return partial(torch.compile(_quick, dynamic=False), training.model)
 
 # %% ../nbs/lib/15_graphs.ipynb #b7087cd3

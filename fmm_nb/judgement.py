@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'AS_DRAWN', 'MATCHED', 'YES_NO', 'CELLS', 'GAINS', 'Claim', 'read_claims', 'variant', 'variants', 'at_loss',
-           'equal_loss', 'log_ratio', 'depends_on', 'diverged', 'units', 'cells', 'evidence', 'judge', 'decided']
+           'at_equal_loss', 'equal_loss', 'log_ratio', 'depends_on', 'diverged', 'units', 'cells', 'evidence', 'judge',
+           'decided']
 
 # %% ../nbs/lib/27_judgement.ipynb #fa59916d
 import csv
@@ -87,13 +88,13 @@ def at_loss(
     return float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
 
 
-def equal_loss(
+def at_equal_loss(
     rows: pd.DataFrame,
     a: str,
     b: str,
     primary: str = "test_accuracy_percent",  # "log " before it: its logarithm
-) -> Effect | None:  # None where not comparable
-    "The difference of two arms at equal training loss."
+) -> tuple[np.ndarray, np.ndarray] | None:  # a value a seed, of each arm; None where not comparable
+    "The values of two arms where all their runs have one training loss: the lowest that all reach."
     column = "way" if primary == "test_accuracy_percent" else variant(primary.removeprefix("log "), "way")
     if column not in rows:
         return None
@@ -105,7 +106,13 @@ def equal_loss(
             ways = {arm: [np.log(way) for way in runs] for arm, runs in ways.items()}
     loss = max(way[-1][0] for runs in ways.values() for way in runs)
     values = [np.array([at_loss(way, loss) for way in ways[arm]]) for arm in (a, b)]
-    return effect(*values) if np.isfinite(np.concatenate(values)).all() else None
+    return tuple(values) if np.isfinite(np.concatenate(values)).all() else None
+
+
+def equal_loss(rows: pd.DataFrame, a: str, b: str, primary: str = "test_accuracy_percent") -> Effect | None:
+    "The difference of two arms at equal training loss; arguments as of `at_equal_loss`."
+    values = at_equal_loss(rows, a, b, primary)
+    return None if values is None else effect(*values)
 
 # %% ../nbs/lib/27_judgement.ipynb #2db70971
 def log_ratio(

@@ -135,6 +135,8 @@ class ResidualNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.head(self.blocks(self.stem(x))).mean((2, 3)))
 
+    quick = forward  # a long training on a GPU has its operations fused
+
 # %% ../nbs/lib/35_models_residual.ipynb #4fa09c85
 def stages(
     depth: int,

@@ -60,7 +60,10 @@ def write_pictures(
 
 # %% ../nbs/lib/49_pictures.ipynb #ceba7a87
 class Pictures(ImageFolder):
-    "A folder of class folders; an item is named by epoch and index."
+    """A folder of class folders; an item is named by epoch and index, and is a view with its class, [3, size, size] and int.
+
+    Raises `InputError` where a class has no pictures, and for a picture that cannot be read, by its name.
+    """
 
     def __init__(self, root: Path, view, seed: int):
         try:
@@ -73,7 +76,10 @@ class Pictures(ImageFolder):
         epoch, index = place
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(stream(self.seed, epoch, index).integers(2**63)))
-            return super().__getitem__(index)
+            try:
+                return super().__getitem__(index)
+            except (OSError, SyntaxError) as error:  # PIL's are of both kinds
+                raise InputError(f"{self.samples[index][0]} cannot be read as a picture ({type(error).__name__}): replace or remove it") from error
 
 
 class Places(DistributedSampler):
@@ -84,15 +90,17 @@ class Places(DistributedSampler):
 
 # %% ../nbs/lib/49_pictures.ipynb #d2eec981
 def check_folders(data: Path) -> None:
-    "Raise `InputError` where `data` does not hold the same class folders for training and for testing."
+    "Raise `InputError` where `data` does not hold the same class folders, two or more, for training and for testing."
     for part in ("train", "val"):
         if not (data / part).is_dir():
             raise InputError(f"there is no folder {data / part}: --data names a folder with train/CLASS/ and val/CLASS/, a folder of pictures for each class")
     classes = [{folder.name for folder in (data / part).iterdir() if folder.is_dir()} for part in ("train", "val")]
     if other := sorted(classes[0] ^ classes[1]):
         raise InputError(f"the classes in {data}/train and {data}/val differ, first in {other[0]!r}: both need one folder for each of the same classes")
+    if len(classes[0]) < 2:
+        raise InputError(f"{data}/train has {len(classes[0])} folders of classes, which leaves nothing to learn: it needs two or more, one for each class")
 
-# %% ../nbs/lib/49_pictures.ipynb #54dc167a
+# %% ../nbs/lib/49_pictures.ipynb #9774c8df
 def loaders(
     data: Path,  # with train/CLASS/ and val/CLASS/
     recipe,  # `imagenet.Recipe`: batch_size of all processes together, image_size, seed
@@ -101,14 +109,20 @@ def loaders(
     processes: int,
     pinned: bool,  # memory from which a GPU copies at once
 ) -> tuple[DataLoader, DataLoader]:
-    "Batches of this process, for training and for testing."
+    """Batches of this process, for training and for testing: [batch_size / processes, 3, image_size, image_size] and classes [batch_size / processes].
+
+    Raises `InputError` where the processes cannot share the batch, two or more pictures each, or where there are fewer pictures than a batch has.
+    """
     if recipe.batch_size % processes:
         raise InputError(f"the batch of {recipe.batch_size} is no multiple of the {processes} processes: choose another --batch-size")
+    if recipe.batch_size < 2 * processes:
+        raise InputError(f"the batch of {recipe.batch_size} leaves each of {processes} processes one picture, and BatchNorm needs two: choose a larger --batch-size")
     train = Pictures(data / "train", training_view(recipe.image_size), recipe.seed)
     if len(train) < recipe.batch_size:
         raise InputError(f"{data}/train has {len(train)} pictures, fewer than a batch of {recipe.batch_size}: choose a smaller --batch-size")
     test = Pictures(data / "val", test_view(recipe.image_size), recipe.seed)
     places = Places(train, processes, rank, seed=recipe.seed, drop_last=True)
-    how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
+    how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "pin_memory": pinned}
     how["generator"] = torch.Generator()  # the loaders' own, else they would draw from the nets'
-    return DataLoader(train, sampler=places, drop_last=True, **how), DataLoader(test, sampler=[(0, i) for i in range(rank, len(test), processes)], **how)
+    tests = DataLoader(test, sampler=[(0, i) for i in range(rank, len(test), processes)], **how)
+    return DataLoader(train, sampler=places, drop_last=True, persistent_workers=workers > 0, **how), tests

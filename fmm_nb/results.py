@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import FileLock
 
 from .errors import InputError, unknown
-from .files import build_folder, data_folder, writable_folder, written
+from .files import build_folder, data_folder, published_folder, writable_folder, written
 from .plan import EXPERIMENTS, by_arm, scale_of, sizes_of, specs
 from .specs import Spec
 from .sources import SOURCES, reason
@@ -134,7 +134,7 @@ def kept(
 ) -> pd.DataFrame:  # in the order of `wanted`
     "Rows by key: published or built before, else made now and kept."
     built = Path(out or build_folder() / scale) / "rows" / f"{name}.csv"
-    known = known_rows(data_folder() / "results" / scale / "rows" / f"{name}.csv", built)
+    known = known_rows(published_folder(scale) / "rows" / f"{name}.csv", built)
     known = known[known.key.isin(wanted) & (known.measure_version == version)]
     missing = [item for key, item in wanted.items() if key not in set(known.key)]
     if missing:

@@ -81,6 +81,7 @@ CHOICES = {
     "schedule": ("constant", "cosine", "steps"),
     "augmentation": ("none", "crop_flip", "pad_crop_flip"),
     "precision": ("auto", "float32", "float64", "bfloat16"),
+    "input_scale": ("standardised", "unit"),
 }
 
 
@@ -109,6 +110,7 @@ class Protocol:
     step_factor: float = 0.1  # by which it is multiplied there
     shrink: int = 1  # images are averaged over squares of so many pixels a side, training and test alike
     canvas: int = 0  # pixels a side of a black canvas on which images stand in three sizes, training and test alike; 0: none
+    input_scale: str = "standardised"  # by the mean and deviation of the training images; or "unit": bytes over 255
 
     def __post_init__(self):
         check_protocol(self)
@@ -180,6 +182,7 @@ class Arm:
     datasets: tuple[str, ...] = ()  # image sets on which it is trained; (): all of the experiment's
     seeds: int | None = None  # so many; None: as many as the experiment has
     part: str = ""  # of the page, whose rows stand in a table of their own; "": the rows that decide
+    n_train: int | None = None  # so many training images; None: as many as the experiment has
 
 # %% ../nbs/lib/07_specs.ipynb #d11d8680
 def identity(spec: Spec) -> dict:

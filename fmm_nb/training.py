@@ -97,12 +97,12 @@ def _abreast(specs: list[Spec], images: ImageSet, device: str) -> list[Trained]:
 
 
 def programs(specs: list[Spec]) -> list[list[Spec]]:
-    "Specs in groups that train abreast: one arm on the same images, with as many steps."
+    "Specs in groups that train abreast: one arm on the same images in the same form, with as many steps."
     groups = {}
     for spec in dict.fromkeys(specs):
         of = spec.protocol
-        key = (spec.model, repr(spec.options), spec.data, spec.n_train, of.validation, of.precision == "float64", of.epochs, of.batch_size)
-        groups.setdefault(key, []).append(spec)
+        seen = (spec.data, spec.n_train, of.validation, of.shrink, of.canvas, of.input_scale, of.precision == "float64")
+        groups.setdefault((spec.model, repr(spec.options), *seen, of.epochs, of.batch_size), []).append(spec)
     return [group[first : first + ABREAST] for group in groups.values() for first in range(0, len(group), ABREAST)]
 
 

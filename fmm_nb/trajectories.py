@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from .batches import stream
 from .errors import InputError, unknown, whole_number
 from .gates import Gated, ReLUGate, evaluation, gates_of
-from .sensitivity import READINGS, float_images, in_batches, logits_of
+from .sensitivity import READINGS, fitting_size, float_images, in_batches, logits_of
 
 # %% ../nbs/lib/23_trajectories.ipynb #983830c1
 def ellipse_weights(points: int) -> Tensor:  # float64 [P, 3]
@@ -110,7 +110,7 @@ def curves(
     path: Tensor | Paths,  # [P, C, H, W], or T paths of P points
     neurons=None,  # classes [k], or [T, k] for each path its own; None: all
     output: str = "logits",  # or "centred", "probabilities"
-    batch_size: int = 50,
+    batch_size: int | None = None,
 ) -> Tensor:  # [P, K]; for `Paths` [T, P, K]; before that [M] where nets came as a list
     "Outputs of nets along paths, in evaluation mode; points are made and forgotten batch by batch."
     if output not in READINGS:
@@ -123,7 +123,7 @@ def curves(
     with ExitStack() as modes:
         for one in nets:
             modes.enter_context(evaluation(one))
-        for part in in_batches(len(path), batch_size, "curves"):
+        for part in in_batches(len(path), fitting_size(batch_size, path.images if isinstance(path, Paths) else path), "curves"):
             points = path[part]
             of_path = torch.arange(part.start, part.stop) // (len(path) // paths)
             for one, rows in zip(nets, found):
@@ -241,12 +241,12 @@ def transitions(
     path: Tensor | Paths,  # [P, C, H, W], or T paths
     closed: bool = True,  # False: a chord
     per_unit: bool = False,  # divided by the number of units of the layer
-    batch_size: int = 50,
+    batch_size: int | None = None,
 ) -> dict[str, float] | list[dict[str, float]]:  # by name of the ReLU, in order of execution; a list for `Paths`
     "How often the trunk's ReLUs switch along a path, as far as its points show. Source: Novak et al. 2018."
     path = path if isinstance(path, Paths) else float_images(path)
     points = len(path.weights) if isinstance(path, Paths) else len(path)
-    whole_number("batch_size", batch_size)
+    batch_size = fitting_size(batch_size, path.images if isinstance(path, Paths) else path)
     with _watched(_switches(model, trunk=True), _state) as seen, evaluation(model):
         ways = [range(len(path))[part] for part in in_batches(len(path), points, "transitions")]
         found = [_switched(model, (path[i : min(i + batch_size, way.stop)] for i in way[::batch_size]), seen, closed, per_unit) for way in ways]

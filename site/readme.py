@@ -1,4 +1,5 @@
-"README.md from nbs/index.ipynb: text as it is, code as fenced blocks.   python site/readme.py [--check]"
+"README.md from nbs/index.ipynb: text as it is, code as fenced blocks, what hidden code says in its place.   python site/readme.py [--check]"
+import ast
 import json
 import re
 import shutil
@@ -25,7 +26,17 @@ def block(cell):
     lines = source.splitlines()
     directives = {m[1] for line in lines if (m := DIRECTIVE.match(line))}
     code = "\n".join(line for line in lines if not DIRECTIVE.match(line)).strip()
+    if "hide_input" in directives:
+        return said(code)
     return f"```python\n{code}\n```" if code and not directives & {"hide", "default_exp"} else None
+
+
+def said(code):
+    "The markdown that the last line of some code gives."
+    *body, last = ast.parse(code).body
+    names = {}
+    exec(compile(ast.Module(body, []), "index.ipynb", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "index.ipynb", "eval"), names).data
 
 
 def readme():

@@ -20,8 +20,9 @@ RECIPES = {
     "mixup": {"mixup": 0.5},
     "penalised": {"jacobian_penalty": 0.01},
     "held out": {"validation": 0.25},
+    "unit inputs": {"input_scale": "unit"},
 }
-OPTIONS = {"batch norm": {"batch_norm": True}, "gate first": {"gate_first": True}, "he": {"initialisation": "he"}, "atac": {"activation": "atac"}}
+OPTIONS = {"batch norm": {"batch_norm": True}, "gate first": {"gate_first": True}, "he": {"initialisation": "he"}, "atac": {"activation": "atac"}, "average pooling": {"pooling": "average"}}
 CASES = {name: (name, {}, {}) for name in MODELS}
 CASES |= {f"am, {name}": ("am", recipe, {}) for name, recipe in RECIPES.items()}
 CASES |= {f"am, {name}": ("am", {}, options) for name, options in OPTIONS.items()}

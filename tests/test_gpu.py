@@ -1,4 +1,5 @@
 "What only a GPU can show; skipped where there is none."
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -77,3 +78,62 @@ def test_a_training_that_diverges_leaves_the_others_alone(digits):
     one, other = train_many([calm, wild], digits)
     assert one.diverged_at is None and other.diverged_at
     assert distance(train(calm, digits, "cpu").weights[3], one.weights[3]) < 1e-2
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("images", [(7, 1, 28, 28), (400, 1, 32, 32)])
+@pytest.mark.parametrize("channels", [32, 33])
+def test_the_first_layer_is_convolution_activation_mean_and_pooling(channels, images, half, relu):
+    from fmm_nb.first_layer import first_layer
+
+    torch.manual_seed(0)
+    x, conv = torch.randn(images, device="cuda"), torch.nn.Conv2d(1, channels, 3, padding=1).cuda().to(memory_format=torch.channels_last)
+    pooled, means = first_layer(x, conv.weight, conv.bias, relu, half)
+    flow = torch.randn_like(pooled), torch.randn_like(means)
+
+    def plain(dtype):
+        weight, bias = (p.detach().to(dtype).requires_grad_() for p in conv.parameters())
+        y = torch.nn.functional.conv2d(x.to(dtype), weight, bias, padding=1)
+        y = y.relu() if relu else y
+        ends = [torch.nn.functional.max_pool2d(y, 2), y.mean((2, 3))]
+        return [*ends, *torch.autograd.grad(ends, [weight, bias], [value.to(dtype) for value in flow])]
+
+    found, exact = [pooled, means, *torch.autograd.grad([pooled, means], list(conv.parameters()), flow)], plain(torch.float64)
+    apart = lambda values: torch.stack([(one.double() - other).norm() / other.norm() for one, other in zip(values, exact, strict=True)])
+    # in bfloat16 places of a pool are as large as one another: which of them takes the gradient differs from float64 in the library's operations too
+    assert (apart(found) < (1.5 * apart(plain(torch.bfloat16)) if half else 1e-5)).all()
+
+
+@pytest.mark.parametrize("name", ["cnn", "am", "am_static", "cnn_matched"])
+def test_a_long_training_takes_the_steps_of_a_short_one(name, digits, monkeypatch):
+    # an epoch alone: rounding grows by an eighth a step
+    spec = replace(RECIPES[name], protocol=Protocol(epochs=1, batch_size=25, learning_rate=0.05, precision="float32"), n_train=500)
+    plain = Training(spec, parts(spec, load("mnist_mini"), "cuda"), "cuda")
+    run_together([plain])
+    monkeypatch.setattr(graphs, "LONG", 0)
+    fused = Training(spec, plain.parts, "cuda")
+    run_together([fused])
+    assert fused.model.features[0].pooled.__name__ == "first_pooled"
+    assert distance(plain.model.state_dict(), fused.model.state_dict()) < 1e-3
+
+
+def test_measures_say_on_a_gpu_what_they_say_on_a_cpu(digits):
+    from fmm_nb.landscapes import landscape
+    from fmm_nb.models import create_model
+    from fmm_nb.saliency import attention_weights, channel_importance
+    from fmm_nb.sensitivity import jacobian_sensitivities, output_sensitivities
+    from fmm_nb.trajectories import Paths, ellipse_weights, transitions
+
+    torch.manual_seed(0)
+    net, x, y = create_model("am").double().eval(), digits.test_x.double() / 255, digits.test_y
+
+    def told(net, x, y):
+        yield jacobian_sensitivities(net, x)
+        yield output_sensitivities(net, x, (0.1,), 2)[0.1]
+        yield landscape(net, x, y, "cross_class", 4, 60)
+        yield {"switches": sum(transitions(net, Paths(ellipse_weights(60), x[None, :3])[:]).values())}
+        yield {name: value.double().mean().item() for way in (attention_weights(net, x[:20]), channel_importance(net, x[:20])) for name, value in way.items()}
+
+    for one, other in zip(told(net, x, y), told(deepcopy(net).to("cuda"), x.cuda(), y.cuda()), strict=True):
+        assert one == pytest.approx(other, rel=1e-6, nan_ok=True)

