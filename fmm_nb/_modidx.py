@@ -1034,6 +1034,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.workers._reduced': ('lib/workers.html#_reduced', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers._returned': ('lib/workers.html#_returned', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers._sees_lock': ('lib/workers.html#_sees_lock', 'fmm_nb/workers.py'),
+                                'fmm_nb.workers._sent': ('lib/workers.html#_sent', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers._taken': ('lib/workers.html#_taken', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers._unpickled': ('lib/workers.html#_unpickled', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.batch_cores': ('lib/workers.html#batch_cores', 'fmm_nb/workers.py'),

@@ -317,7 +317,7 @@ class Study:
     arms: dict[str, dict[str, str]] = field(default_factory=dict)  # the name of each net's arm, by part of the page and key; parts may share a net
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
-        "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained on all cores."
+        "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured on all cores."
         nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]
         return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=cores())
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import fmm_nb
 from .batch import NOT_INPUTS
 from .errors import InputError
-from .files import build_folder, cache_folder, data_folder, sha256, written
+from .files import build_folder, cache_folder, data_folder, published_folder, sha256, written
 from .plan import SCALES, scale_of
 from .sources import available, fingerprint
 
@@ -27,7 +27,7 @@ def made_from(
 ) -> str:
     "A digest of all that verdicts at some scales follow from."
     modules = [path for path in Path(fmm_nb.__file__).parent.glob("*.py") if path.name not in NOT_INPUTS]
-    tables = [path for scale in scales for folder in (data_folder() / "results", build) for path in (folder / scale / "rows").glob("*.csv")]
+    tables = [path for scale in scales for folder in (published_folder(scale), build / scale) for path in (folder / "rows").glob("*.csv")]
     files = {str(path): sha256(path) for path in [*modules, *(data_folder() / "reported").glob("*.csv"), *tables]}
     about = {name: version(name) for name in ("numpy", "scipy", "pandas")} | {name: fingerprint(name) for name in available()}
     return hashlib.sha256(json.dumps([files, about, scales], sort_keys=True).encode()).hexdigest()

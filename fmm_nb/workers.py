@@ -9,6 +9,7 @@ __all__ = ['WORKER_ENVIRONMENT', 'BATCH_CORES', 'QUICK', 'PATIENCE', 'cores', 'e
 # %% ../nbs/lib/16_workers.ipynb #fa3fd40a
 import fcntl
 import io
+import math
 import multiprocessing
 import os
 import pickle
@@ -162,7 +163,9 @@ def spread(
     with spare_cores(workers) as hold:
         while waiting:
             if time.monotonic() - start >= QUICK and hold(len(waiting) - 1):
-                yield from _by_workers(_pickled(function), waiting, workers, hold)
+                if sent := _sent(function):
+                    yield from _by_workers(sent, waiting, workers, hold)
+                start = math.inf
             else:
                 place, item = waiting.popleft()
                 yield place, function(item)
@@ -197,6 +200,14 @@ def died(error: BrokenProcessPool) -> str:
     return f"its worker died ({error}): too little memory, or a script without if __name__ == '__main__':"
 
 # %% ../nbs/lib/16_workers.ipynb #1cc0ed76
+def _sent(function: Callable) -> bytes | None:
+    "A function as bytes; None, with a warning, where it refers to something that no other process can have."
+    try:
+        return _pickled(function)
+    except Exception as error:
+        warnings.warn(f"one process does all: workers cannot be sent {function} ({error})", stacklevel=3)
+
+
 def _pickled(thing) -> bytes:
     "Anything as bytes, what a notebook defines included."
     import cloudpickle

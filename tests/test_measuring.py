@@ -1,6 +1,7 @@
 """Rows of nets that several processes measure: the same as those of one, and none lost."""
 import os
 import signal
+import threading
 import warnings
 from functools import cache
 
@@ -128,3 +129,10 @@ def test_warnings_of_workers_are_heard(tmp_path, store):
     with pytest.warns(UserWarning) as said:
         measured(tmp_path, store, measure_that(lambda trained: warnings.warn(f"seed {trained.spec.seed} is odd")), 2)
     assert {f"seed {spec.seed} is odd" for spec in NETS} == {str(one.message) for one in said}
+
+
+def test_what_no_worker_can_have_is_measured_here(tmp_path, store):
+    lock = threading.Lock()
+    with pytest.warns(UserWarning, match="one process does all"):
+        found = measured(tmp_path, store, lambda trained: {"process": os.getpid(), "locked": lock.locked()}, 2)
+    assert set(found.process) == {HERE}
