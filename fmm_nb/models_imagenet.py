@@ -183,7 +183,7 @@ def fa_resnet50(
     spatial = lambda channels, stride, size, stage: LocalAttention2d(channels, stride)
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(stem=stems[stem], spatial=spatial))
 
-
+# %% ../nbs/lib/48_models_imagenet.ipynb #7b7c748a
 def atac_resnet50(
     in_channels: int = 3,
     image_size: int = 224,
