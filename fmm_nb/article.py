@@ -38,7 +38,7 @@ def findings(
     return Findings(claims, pd.concat(parts, ignore_index=True) if parts else estimates({}), tables)
 
 # %% ../nbs/lib/54_article.ipynb #cac9ccbf
-SETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100_coarse": "CIFAR-100 (coarse)", "stl10": "STL-10", "tiny_imagenet": "Tiny ImageNet"}
+SETS = {"imagenet": "ImageNet", "mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100_coarse": "CIFAR-100 (coarse)", "stl10": "STL-10", "tiny_imagenet": "Tiny ImageNet"}
 
 
 def quantity(
@@ -173,7 +173,7 @@ def told_reported(id: str) -> str:
 QUESTIONS = {
     "Importance": ("M9", "M4"),
     "Multiplication": ("M14", "M15", "M25"),
-    "Smoothing": ("M30", "M42", "M43"),
+    "Smoothing": ("M30", "M38", "M40", "M42"),
     "Regularisation": ("M52", "M50"),
     "Products in place of sums": ("M55", "M63"),
     "Locality": ("A1", "A14"),
@@ -181,9 +181,13 @@ QUESTIONS = {
 }
 
 
-def answers_in_brief(found: Findings) -> str:
+def answers_in_brief(
+    found: Findings,
+    caveats: dict[str, str] | None = None,  # what is added to a claim's sentence, see `objections`
+) -> str:
     "The answers, a line a question."
-    return "\n".join(f"- **{question}.** {' '.join(say(found, id) for id in ids)}" for question, ids in QUESTIONS.items())
+    told = lambda id: say(found, id) + (caveats or {}).get(id, "")
+    return "\n".join(f"- **{question}.** {' '.join(map(told, ids))}" for question, ids in QUESTIONS.items())
 
 
 def surprises(found: Findings, ids: list[str]) -> str:
@@ -227,9 +231,9 @@ def claim_table(
 def _rest(found: Findings, row: dict, links: dict) -> list[str]:
     "What stands under a claim's words."
     id, unit = row["id"], "points" if CLAIMS[row["id"]].primary.endswith("_percent") else ""
-    told, measured = told_reported(id), numbers(found, id)
+    told, measured, compared = told_reported(id), numbers(found, id), CLAIMS[id].comparators
     seen = "" if np.isnan(row["detectable"]) else f"would have seen {quantity_alone(id, row['detectable'])}"
-    parts = [f"reported {told} {unit}".strip() if told else "", f"measured {measured}" if measured else "", seen]
+    parts = [f"reported {told} {unit}".strip() if told else "", f"measured{f' `{compared}`,' if len(compared) < 50 else ''} {measured}" if measured else "", seen]
     parts += [f"depends on: {row['depends_on']}" if row["depends_on"] else "", row["note"]]
     return parts + [f"scale {row['scale']}" if row["scale"] else "", links.get((row["experiment"], row["scale"]), "")]
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_INPUTS', 'PAGE_ENVIRONMENT', 'Page', 'inputs', 'made', 'changes', 'state', 'measured', 'missing_nets', 'status',
-           'why', 'origin', 'explain', 'execute', 'execute_all', 'estimate', 'run', 'paper', 'publish', 'products',
-           'cleaned']
+           'why', 'origin', 'explain', 'execute', 'execute_all', 'estimate', 'run', 'paper', 'conclusion', 'publish',
+           'products', 'cleaned']
 
 # %% ../nbs/lib/30_batch.ipynb #99ff8c3b
 import csv
@@ -79,6 +79,8 @@ def inputs(page: Page) -> dict[str, str]:
         found |= {f"imagenet/{path.parent.name}": sha256(path)[:16] for path in sorted(page.out.parent.glob("imagenet/*/log.csv"))}
     if page.name == "paper":
         answers = sorted(page.answer.parent.glob("*.json"))
+        rows = sorted((root / "data" / "results").glob("*/rows/*.csv"))  # of other scales too: a claim is shown at the highest
+        found |= {str(path.relative_to(root)): sha256(path)[:16] for path in rows}
         return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}
     return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
 
@@ -357,6 +359,15 @@ def paper(
     return failures + _site(scale, build)
 
 
+def conclusion(
+    scale: str,
+    build: Path | None = None,
+) -> str:  # lines for people; "" where the paper was not executed
+    "How a run agrees with what was published: the last thing that the paper's page says."
+    answer = Page("paper", scale, build or build_folder()).answer
+    return json.loads(answer.read_text(encoding="utf-8"))["text"].rpartition("\n\n")[2] if answer.exists() else ""
+
+
 def _site(scale: str, build: Path) -> list[str]:
     "Render the site; what went wrong as one line."
     command = [sys.executable, str(need_repository("the site") / "site" / "build.py"), "--scale", scale, "--out", str(build / "site")]
@@ -407,4 +418,5 @@ def cleaned(
     notebook["cells"] = [c for c in notebook["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
     here = [str(path) for path in (build_folder().parent, Path.home()) if len(str(path)) > 1]
     folders = re.compile(f"(?:{'|'.join(map(re.escape, sorted(here, key=len, reverse=True)))})(?![\\w-])")
-    return folders.sub("…", json.dumps(notebook, indent=1, ensure_ascii=False)) + "\n"
+    text = re.sub(r"\.\./build/(\w+)/(rows|figures)/", r"../data/results/\1/\2/", json.dumps(notebook, indent=1, ensure_ascii=False))  # where they are published
+    return folders.sub("…", text) + "\n"

@@ -40,6 +40,7 @@ def paper(args) -> int:
     from fmm_nb.files import build_folder
 
     failures = batch.paper(args.scale, args.workers)
+    print(batch.conclusion(args.scale))
     index = os.path.relpath(build_folder() / "site" / "index.html")
     return _report(failures, f"the paper is up to date; open {index}")
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAIN', 'NOT_ASKED', 'CONTROLS', 'AGAINST', 'paired', 'best_snapshots', 'otherwise', 'hostile', 'hostile_table',
-           'changed', 'controls', 'over_all', 'of_one_part', 'learning', 'kept_epochs', 'lag']
+           'changed', 'caveats', 'controls', 'as_attention', 'over_all', 'of_one_part', 'learning', 'kept_epochs',
+           'lag']
 
 # %% ../nbs/lib/55_objections.ipynb #0493468e
 import json
@@ -85,6 +86,8 @@ def _numbers(found: Effect | None, judged: Effect) -> dict:
 def hostile_table(lines: pd.DataFrame) -> str:
     "The main answers under each objection as a table of markdown."
     names = list(dict.fromkeys(lines.objection))
+    if not names:
+        return "Nothing was run that it could be computed from."
     table = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for (id, data), group in lines.groupby(["claim", "data"], sort=False):
         judged = group.side.iloc[0]
@@ -115,6 +118,13 @@ def changed(
     told = [f"{words}: {named(part)}" for words, part in turns.items() if len(part)]
     return f"{len(computed)} of {len(one)} could be computed; " + ("; ".join(told) if told else "none changes") + "."
 
+# %% ../nbs/lib/55_objections.ipynb #4399c65d
+def caveats(lines: pd.DataFrame) -> dict[str, str]:  # by claim; only of those that have one
+    "Under which objections a claim that is apart from zero as judged is so no more."
+    judged = lines[lines.objection == "as judged"].set_index(["claim", "data"]).side
+    fallen = lines[np.array([row.side in ("open", "other") and judged[row.claim, row.data] == "same" for row in lines.itertuples()], dtype=bool)]
+    return {id: f" *Not so: {'; '.join(f'{row.objection}, {SETS.get(row.data, row.data)}' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
+
 # %% ../nbs/lib/55_objections.ipynb #548fe9b1
 CONTROLS = ("am", "am_half", "am_static", "am_shuffled", "am_nomtp", "cnn_matched")
 AGAINST = ("M14", "M15", "M30", "M35", "M37", "M38", "M40")  # claims that compare attention with the vanilla net
@@ -132,6 +142,15 @@ def controls(found: Findings, ids: tuple[str, ...] = AGAINST) -> pd.DataFrame:  
             judged = seen[label("am")]
             lines += [{"claim": claim.id, "data": data, "objection": name} | _numbers(one, judged) for name, one in seen.items() if judged]
     return pd.DataFrame(lines, columns=["claim", "data", "objection", "difference", "low", "high", "side"])
+
+
+def as_attention(lines: pd.DataFrame) -> str:
+    "On how many measures on which attention is apart from the vanilla net each control lies on its side too, in words."
+    attention = label("am")
+    apart = lines[(lines.objection == attention) & (lines.side == "same")].set_index(["claim", "data"]).index
+    own = lines[np.array([pair in apart for pair in zip(lines.claim, lines.data)], dtype=bool) & (lines.objection != attention) & (lines.side != "")]
+    told = [f"{name} on {(group.side == 'same').sum()} of {len(group)}" for name, group in own.groupby("objection", sort=False)]
+    return f"Of the measures and image sets on which attention is apart from the plain net, these are so on the same side: {', '.join(told)}." if told else "Attention is apart from the plain net by no measure that was run."
 
 # %% ../nbs/lib/55_objections.ipynb #32394853
 def over_all(claims: pd.DataFrame) -> list[str]:  # ids
