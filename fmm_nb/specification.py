@@ -82,12 +82,12 @@ def sign_flip_p(
 def summary(
     table: pd.DataFrame,  # of `curve`
     default: str = "default",  # its name
-) -> dict:  # empty where the default is not on the curve
+) -> dict:  # empty where no choice is on the curve
     "What a curve says."
-    at = table[table.choice == default]
-    if not len(at):
+    if not len(table):
         return {}
-    row, side = at.iloc[0], np.sign(at.difference.iloc[0])
+    row = table.set_index("choice").reindex([default]).iloc[0]
+    side = np.sign(table.difference.median() if np.isnan(row.difference) else row.difference)
     apart = np.where(table.low > 0, 1, np.where(table.high < 0, -1, 0))
     counts = {"choices": len(table), "same side": int((np.sign(table.difference) == side).sum()), "apart, same": int((apart * side > 0).sum()), "apart, other": int((apart * side < 0).sum())}
     return {"default": row.difference, "low": row.low, "high": row.high} | counts | {"median": table.difference.median(), "p": sign_flip_p(np.stack(table.by_seed))}
