@@ -58,7 +58,7 @@ def quantity(
 def numbers(found: Findings, id: str) -> str:
     "What was measured of a claim, by image set, controls apart; empty where it has no number."
     own, parts = found.estimates[found.estimates.claim == id], []
-    control = own.contrast.str.startswith("−") if CLAIMS[id].kind == "proportion" else own.contrast == ""
+    control = own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
     for (data, beside), cells in own.groupby([own.data, control], sort=False):
         parts.append(" ".join(filter(None, [SETS.get(data, data), "controls" if beside else "", _range(id, cells)])))
     return "; ".join(parts) + (" points" if parts and CLAIMS[id].primary.endswith("_percent") else "")
