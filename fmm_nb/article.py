@@ -51,7 +51,7 @@ def quantity(
     if claim.primary.startswith("log "):
         return f"×{as_ratio(estimate)}" if estimate.difference < np.log(100) else "×{:.0e} [{:.0e}, {:.0e}]".format(*np.exp([estimate.difference, estimate.low, estimate.high]))
     if claim.kind == "proportion":
-        return f"{estimate.difference:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+        return f"{estimate.difference:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]".replace("-", "−")
     return as_difference(estimate) + (" points" if unit and claim.primary.endswith("_percent") else "")
 
 
