@@ -61,7 +61,8 @@ def numbers(found: Findings, id: str) -> str:
     control = own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
     for (data, beside), cells in own.groupby([own.data, control], sort=False):
         parts.append(" ".join(filter(None, [SETS.get(data, data), "controls" if beside else "", _range(id, cells)])))
-    return "; ".join(parts) + (" points" if parts and CLAIMS[id].primary.endswith("_percent") else "")
+    unit = "" if not parts or not CLAIMS[id].primary.endswith("_percent") else " (points)" if parts[-1].endswith("comparisons") else " points"
+    return "; ".join(parts) + unit
 
 
 def _range(id: str, cells: pd.DataFrame) -> str:

@@ -32,7 +32,7 @@ def rows_of(scale="smoke", data="mnist_mini", means=GOOD, **columns):
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "data_folder", lambda: tmp_path / "nothing published")
+    monkeypatch.setattr(claims, "published_folder", lambda scale: tmp_path / "nothing published")
 
     def write(rows, scale="smoke"):
         append_rows(tmp_path / scale / "rows" / f"{PAGE}.csv", rows)
