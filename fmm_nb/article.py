@@ -51,17 +51,18 @@ def quantity(
     if claim.primary.startswith("log "):
         return f"×{as_ratio(estimate)}" if estimate.difference < np.log(100) else "×{:.0e} [{:.0e}, {:.0e}]".format(*np.exp([estimate.difference, estimate.low, estimate.high]))
     if claim.kind == "proportion":
-        return f"{estimate.difference:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+        return f"{estimate.difference:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]".replace("-", "−")
     return as_difference(estimate) + (" points" if unit and claim.primary.endswith("_percent") else "")
 
 
 def numbers(found: Findings, id: str) -> str:
     "What was measured of a claim, by image set, controls apart; empty where it has no number."
     own, parts = found.estimates[found.estimates.claim == id], []
-    control = own.contrast.str.startswith("−") if CLAIMS[id].kind == "proportion" else own.contrast == ""
+    control = own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
     for (data, beside), cells in own.groupby([own.data, control], sort=False):
         parts.append(" ".join(filter(None, [SETS.get(data, data), "controls" if beside else "", _range(id, cells)])))
-    return "; ".join(parts) + (" points" if parts and CLAIMS[id].primary.endswith("_percent") else "")
+    unit = "" if not parts or not CLAIMS[id].primary.endswith("_percent") else " (points)" if parts[-1].endswith("comparisons") else " points"
+    return "; ".join(parts) + unit
 
 
 def _range(id: str, cells: pd.DataFrame) -> str:

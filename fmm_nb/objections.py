@@ -123,7 +123,7 @@ def caveats(lines: pd.DataFrame) -> dict[str, str]:  # by claim; only of those t
     "Under which objections a claim that is apart from zero as judged is so no more."
     judged = lines[lines.objection == "as judged"].set_index(["claim", "data"]).side
     fallen = lines[np.array([row.side in ("open", "other") and judged[row.claim, row.data] == "same" for row in lines.itertuples()], dtype=bool)]
-    return {id: f" *Not so: {'; '.join(f'{row.objection}, {SETS.get(row.data, row.data)}' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
+    return {id: f" *This effect does not stand: {'; '.join(f'{row.objection} ({SETS.get(row.data, row.data)})' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
 
 # %% ../nbs/lib/55_objections.ipynb #548fe9b1
 CONTROLS = ("am", "am_half", "am_static", "am_shuffled", "am_nomtp", "cnn_matched")
@@ -150,7 +150,7 @@ def as_attention(lines: pd.DataFrame) -> str:
     apart = lines[(lines.objection == attention) & (lines.side == "same")].set_index(["claim", "data"]).index
     own = lines[np.array([pair in apart for pair in zip(lines.claim, lines.data)], dtype=bool) & (lines.objection != attention) & (lines.side != "")]
     told = [f"{name} on {(group.side == 'same').sum()} of {len(group)}" for name, group in own.groupby("objection", sort=False)]
-    return f"Of the measures and image sets on which attention is apart from the plain net, these are so on the same side: {', '.join(told)}." if told else "Attention is apart from the plain net by no measure that was run."
+    return f"Of the measures and image sets on which attention is apart from the plain net, these are so on the same side: {'; '.join(told)}." if told else "Attention is apart from the plain net by no measure that was run."
 
 # %% ../nbs/lib/55_objections.ipynb #32394853
 def over_all(claims: pd.DataFrame) -> list[str]:  # ids

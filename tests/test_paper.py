@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fmm_nb.article import ADVICE, QUESTIONS, TOLD, sentence, word_of
-from fmm_nb.article import Findings
-from fmm_nb.claims import CLAIMS
+from fmm_nb.article import ADVICE, QUESTIONS, TOLD, Findings, sentence, word_of
+from fmm_nb.batch import measured
+from fmm_nb.claims import CLAIMS, tables_of
 from fmm_nb.plan import EXPERIMENTS
 from fmm_nb.reproduction import estimates
+from fmm_nb.results import kept
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = json.loads((ROOT / "nbs" / "paper.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -85,3 +86,12 @@ def test_the_paper_leads_to_every_experiment():
     source = "".join("".join(cell["source"]) for cell in PAPER)
     shown = {name for name in EXPERIMENTS if f'"{name}"' in source or f"experiments/{name}.ipynb" in source}
     assert set(EXPERIMENTS) <= shown, "add a figure or a link: " + ", ".join(sorted(set(EXPERIMENTS) - shown))
+
+
+def test_a_run_may_take_nothing_that_was_published(monkeypatch, tmp_path):
+    monkeypatch.setenv("FMM_ANEW", "1")
+    assert tables_of("cpu", tmp_path) == {} and not measured("03_multiplication", "cpu", tmp_path)
+    rows = kept("03_multiplication", {"0123": "a net"}, 1, lambda missing: pd.DataFrame([{"key": "0123", "measure_version": 1, "model": "cnn", "data": "mnist", "seed": 0, "precision": "float32"}]), "cpu", tmp_path)
+    assert rows.key.tolist() == ["0123"]
+    monkeypatch.delenv("FMM_ANEW")
+    assert measured("03_multiplication", "cpu", tmp_path)
