@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed: pip install 'fmm_nb[cluster]'")
 HERE = Path(__file__).resolve().parent
-EPOCHS = "6"
-LIMIT = 400  # seconds for anything that should happen soon
+EPOCHS = "3"
+LIMIT = 550  # seconds for anything that should happen soon
 
 
 @pytest.fixture
