@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 import tempfile
@@ -280,8 +281,9 @@ def cluster_pool(
         _check_workers(client, folder)
         yield pool
     finally:
-        pool.shutdown(wait=False)
-        client.close(timeout=1)
+        for end in (lambda: pool.shutdown(wait=False), lambda: client.close(timeout=1)):
+            with suppress(Exception):  # a scheduler that is lost cannot be told
+                end()
 
 
 def _client(address: str, patience: float):
@@ -290,9 +292,11 @@ def _client(address: str, patience: float):
         from distributed import Client
     except ImportError as error:
         raise InputError("a cluster needs more packages: pip install 'fmm_nb[cluster]'") from error
+    if not re.fullmatch(r"(tcp|tls|ucx|wss?)://[^/\s]+:\d+", address):
+        raise InputError(f"{address!r} is no address of a scheduler: one looks like tcp://10.0.0.1:8786")
     try:
         return Client(address, timeout=patience, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"no scheduler answers at {address!r} ({type(error).__name__}); dask scheduler starts one and says its address") from error
 
 # %% ../nbs/lib/16_workers.ipynb #698840ad

@@ -212,7 +212,7 @@ def at_random(base, whole, kills, seed=0):
     return {"runs": done, "finished": ended, "wrong": wrong}
 
 
-def flips(base, whole, per_file=2, seed=0):
+def flips(base, whole, per_file=1, seed=0):
     "Flip a byte of each file that a batch leaves: the next run says so once, by the file's name, and makes it anew."
     chance, wrong, runs = random.Random(seed), [], 0
     for name in (name for name in whole if not name.endswith(".sha256")):
@@ -293,8 +293,8 @@ def together(base, whole, processes=8, rounds=12):
 
 TRIALS = {
     **{name: lambda base, whole, name=name: sweep(base, whole, name) for name in ("killed", "short write")},
-    **{name: lambda base, whole, name=name: sweep(base, whole, name, name == "read-only", every=4) for name in ("disk full", "input or output error", "read-only")},
-    "random kills": lambda base, whole: at_random(base, whole, 10),
+    **{name: lambda base, whole, name=name: sweep(base, whole, name, name == "read-only", every=6) for name in ("disk full", "input or output error", "read-only")},
+    "random kills": lambda base, whole: at_random(base, whole, 8),
     "flipped bytes": flips,
     "together": together,
 }
