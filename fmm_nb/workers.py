@@ -279,6 +279,8 @@ def cluster_pool(
     pool = client.get_executor(pure=False)
     try:
         _check_workers(client, folder)
+        first = client.scheduler_info()["id"]
+        pool.lost = lambda: client.status != "running" or client.scheduler_info()["id"] != first
         yield pool
     finally:
         for end in (lambda: pool.shutdown(wait=False), lambda: client.close(timeout=1)):
