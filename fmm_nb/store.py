@@ -12,7 +12,7 @@ import json
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -225,13 +225,18 @@ def _by_pools(
 def _answers(pool: Executor, folder: Path, groups: list[list[Spec]]) -> Iterator[tuple[list[Spec], str | None]]:
     "How the training of each group went; what broke the pool is raised when all that could be finished is told."
     futures, broke = {pool.submit(train_group, folder, group, None): group for group in groups}, None
-    for future in as_completed(futures):
-        try:
-            yield futures[future], future.result()
-        except (BrokenExecutor, CancelledError) as error:
-            broke = error
-        except Exception as error:
-            yield futures[future], died(error)
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=5, return_when=FIRST_COMPLETED)
+        if not done and getattr(pool, "lost", bool)():  # by a scheduler that is another one now, and knows of no work
+            raise CancelledError
+        for future in done:
+            try:
+                yield futures[future], future.result()
+            except (BrokenExecutor, CancelledError) as error:
+                broke = error
+            except Exception as error:
+                yield futures[future], died(error)
     if broke:
         raise broke
 
