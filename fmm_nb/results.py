@@ -143,11 +143,11 @@ def rows(
     def fresh(specs: list[Spec]) -> Iterator[tuple[int, list[dict]]]:
         from tqdm import tqdm
 
-        from fmm_nb.training import usual_device
-
         root = Path(store or build_folder() / "store")
         Store(root).train(specs, workers)
-        found = spread(partial(_measured, measure, version, root), specs, workers if usual_device() == "cpu" else 1)
+        for spec in specs:  # one by one, for they may be many: what is damaged is trained anew, with a warning
+            Store(root).trained([spec])
+        found = spread(partial(_measured, measure, version, root), specs, workers)
         return tqdm(found, total=len(specs), desc="measuring", unit="net", disable=None)
 
     found = kept(name, {spec.key: spec for spec in nets}, version, fresh, scale, out)

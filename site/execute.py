@@ -23,7 +23,7 @@ from textwrap import indent
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "site-cache"
 TIMEOUT = 600  # seconds a notebook
-DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*)$", re.M)
+DIRECTIVE = re.compile(r"^\s*#[ \t]*\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)$", re.M)
 
 
 def library():

@@ -8,7 +8,7 @@ from functools import cache
 import pandas as pd
 import pytest
 
-from fmm_nb import results, training, workers
+from fmm_nb import results, workers
 from fmm_nb.results import read_rows, rows
 from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store
@@ -58,11 +58,8 @@ def test_two_workers_give_the_rows_of_one(tmp_path, store):
     assert len({(tmp_path / count / "rows" / "nets.csv").read_bytes() for count in "12"}) == 1
 
 
-def test_workers_measure_and_a_gpu_has_none(tmp_path, store, monkeypatch):
-    measure = lambda trained: {"process": os.getpid()}
-    assert HERE not in set(measured(tmp_path / "cpu", store, measure, 2).process)
-    monkeypatch.setattr(training, "usual_device", lambda: "cuda")
-    assert set(measured(tmp_path / "gpu", store, measure, 2).process) == {HERE}
+def test_workers_measure(tmp_path, store):
+    assert HERE not in set(measured(tmp_path / "cpu", store, lambda trained: {"process": os.getpid()}, 2).process)
 
 
 def test_a_batch_has_no_more_processes_than_cores(tmp_path, store):
