@@ -545,6 +545,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.offline.Parts.write': ('lib/offline.html#parts.write', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline._here': ('lib/offline.html#_here', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline._stopped_at': ('lib/offline.html#_stopped_at', 'fmm_nb/offline.py'),
+                                'fmm_nb.offline._unpack': ('lib/offline.html#_unpack', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline.bundle': ('lib/offline.html#bundle', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline.contents': ('lib/offline.html#contents', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline.fetched_wheels': ('lib/offline.html#fetched_wheels', 'fmm_nb/offline.py'),

@@ -169,7 +169,7 @@ def take_in(
     fresh = writable_folder(build / f".{archive.name}.part")
     try:
         with tarfile.open(archive) as opened:
-            opened.extractall(fresh, filter="data")
+            _unpack(opened, fresh.resolve())
         files = [path for path in sorted(fresh.rglob("*")) if path.is_file()]
         for path in files:
             target = build / path.relative_to(fresh)
@@ -183,3 +183,15 @@ def take_in(
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return len(files)
+
+
+def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
+    "Write the plain files of an archive below a folder; raises `TarError` for a name that leads elsewhere."
+    for member in archive:
+        path = (folder / member.name).resolve()
+        if not path.is_relative_to(folder):
+            raise tarfile.TarError(f"{member.name} leads out of it")
+        if member.isfile():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with archive.extractfile(member) as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)

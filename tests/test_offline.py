@@ -24,7 +24,7 @@ def test_a_bundle_runs_a_slice_and_its_archive_is_taken_in(tmp_path, monkeypatch
     parts = bundle("smoke", tmp_path / "bundle", wheels, most=1)
     assert len(parts) > 3 and all(part.stat().st_size <= 10**6 for part in parts)
     with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as archive:
-        archive.extractall(there, filter="data")
+        archive.extractall(there)
     assert (there / "wheels" / "one-1-py3-none-any.whl").read_bytes() == b"a wheel" and not list(there.rglob("__pycache__"))
     environment = os.environ | {"PYTHONPATH": str(there), "FMM_DATA": str(there / "images")}
     run = subprocess.run([sys.executable, "-c", "import sys; from fmm_nb.cli import main; sys.exit(main())", "slice", "01", "--minutes", "0.02"], env=environment, cwd=there, capture_output=True, text=True)
@@ -57,13 +57,9 @@ def test_an_archive_cannot_write_outside(name, tmp_path):
         member.size = 1
         archive.addfile(member, io.BytesIO(b"x"))
     build = tmp_path / "deep" / "build"
-    if name.startswith("/"):  # made relative, and so inside
+    with pytest.raises(InputError, match="escaped.csv leads out of it"):
         take_in(tmp_path / "evil.tar.gz", build)
-        assert (build / "tmp" / "escaped.csv").exists() and not Path(name).exists()
-    else:
-        with pytest.raises(InputError, match="is no archive of fmm slice"):
-            take_in(tmp_path / "evil.tar.gz", build)
-        assert not [path for path in tmp_path.rglob("escaped.csv")]
+    assert not [path for path in tmp_path.rglob("escaped.csv")] and not Path("/tmp/escaped.csv").exists()
 
 
 @pytest.mark.parametrize("text", [b"", b"no archive", b"\x1f\x8b half"])
