@@ -161,6 +161,10 @@ def imagenet(args) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself now
         print(f"fmm: {stopped}", file=sys.stderr, flush=True)
         return 1
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise KeyboardInterrupt from error  # one that read for us was told to stop before we were
     finally:
         signal.signal(signal.SIGTERM, before)
     if os.environ.get("RANK", "0") == "0":

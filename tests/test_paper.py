@@ -91,7 +91,7 @@ def test_the_paper_leads_to_every_experiment():
 def test_a_run_may_take_nothing_that_was_published(monkeypatch, tmp_path):
     monkeypatch.setenv("FMM_ANEW", "1")
     assert tables_of("cpu", tmp_path) == {} and not measured("03_multiplication", "cpu", tmp_path)
-    rows = kept("03_multiplication", {"0123": "a net"}, 1, lambda missing: pd.DataFrame([{"key": "0123", "measure_version": 1, "model": "cnn", "data": "mnist", "seed": 0, "precision": "float32"}]), "cpu", tmp_path)
+    rows = kept("03_multiplication", {"0123": "a net"}, 1, lambda missing: [(0, [{"key": "0123", "measure_version": 1, "model": "cnn", "data": "mnist", "seed": 0, "precision": "float32"}])], "cpu", tmp_path)
     assert rows.key.tolist() == ["0123"]
     monkeypatch.delenv("FMM_ANEW")
     assert measured("03_multiplication", "cpu", tmp_path)
