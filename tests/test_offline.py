@@ -47,7 +47,7 @@ def test_what_comes_back_twice_is_taken_in_once(tmp_path):
 
 
 def test_time_that_is_up_stops_a_slice(capfd):
-    assert not run_slice(["03"], "smoke", minutes=0.02)
+    assert not run_slice(["03", "05"], "smoke", minutes=0)
 
 
 @pytest.mark.parametrize("name", ["../escaped.csv", "/tmp/escaped.csv"])
