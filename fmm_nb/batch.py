@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_INPUTS', 'PAGE_ENVIRONMENT', 'Page', 'inputs', 'made', 'changes', 'state', 'measured', 'missing_nets', 'status',
-           'why', 'origin', 'explain', 'execute', 'execute_all', 'estimate', 'run', 'paper', 'conclusion', 'publish',
-           'products', 'cleaned']
+           'why', 'origin', 'explain', 'possible', 'execute', 'execute_all', 'estimate', 'run', 'paper', 'conclusion',
+           'publish', 'products', 'cleaned']
 
 # %% ../nbs/lib/30_batch.ipynb #99ff8c3b
 import csv
@@ -204,14 +204,14 @@ def explain(
         from fmm_nb.claims import claim_of, trace
 
         lines, page = trace(stem, scale, build), claim_of(stem).experiment
-        return lines + (why(page, scale, build) if page in EXPERIMENTS and _possible(page, scale) else [])
+        return lines + (why(page, scale, build) if page in EXPERIMENTS and possible(page, scale) else [])
     pages = {name for name in EXPERIMENTS if stem in (name, name.split("_")[0], name.split("_")[0].lstrip("0"))}
     if re.fullmatch(r"[+−-]?\d+(\.\d+)?", stem) and not pages:
         return origin(stem, scale, build)
     return why(stem, scale, build)
 
 
-def _possible(name: str, scale: str) -> bool:
+def possible(name: str, scale: str) -> bool:
     "Whether the images of an experiment at a scale are here."
     try:
         return bool(specs(name, scale))

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from .errors import InputError, whole_number
 from .files import build_folder, need_repository, writable_folder, written
-from .plan import EXPERIMENTS, experiment_of, image_sets, scale_of, sizes_of
+from .plan import EXPERIMENTS, experiment_of, scale_of, sizes_of
 from .sources import available, data_root, find
 
 # %% ../nbs/lib/52_offline.ipynb #27716238
-NAMES = ("fmm_nb", "nbs", "data/mini", "data/reported", "Makefile", "settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "README.md")
+NAMES = ("fmm_nb", "nbs", "data/mini", "data/reported", "data/weights", "Makefile", "settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "README.md")
 
 
 def contents(
@@ -110,7 +110,7 @@ def run_slice(
     minutes: float = 8,
     workers: int = 2,
 ) -> bool:  # whether all is done
-    "Run as much of a scale as fits in some minutes, and pack it; the same call goes on."
+    "Run as much of a scale as fits in some minutes; the same call goes on."
     deadline, done = time.monotonic() + 60 * minutes, True
     for name in map(experiment_of, names or EXPERIMENTS):
         words = ["run", name, "--scale", scale_of(scale) and scale, "--workers", str(workers)]
@@ -136,26 +136,18 @@ def pack(
     build: Path | None = None,  # None: build/
 ) -> Path:
     "Write what a scale has made to an archive."
-    from fmm_nb.batch import Page, state
+    from fmm_nb.batch import Page, possible, state
     from fmm_nb.plan import specs
 
     build = build or build_folder()
     unfinished = [name for name in EXPERIMENTS if state(Page(name, scale, build)) != "done"]
-    keys = {spec.key for name in unfinished if _here(name, scale) for spec in specs(name, scale)}
-    made = [path for path in sorted((build / scale).rglob("*")) if path.is_file() and path.suffix not in (".lock", ".part") and "failed" not in path.parts]
+    keys = {spec.key for name in unfinished if possible(name, scale) for spec in specs(name, scale)}
+    made = [path for path in sorted((build / scale).rglob("*")) if path.is_file() and path.suffix not in (".lock", ".part", ".sha256", ".damaged") and "failed" not in path.parts]
     nets = [path for path in sorted((build / "store").glob("*")) if path.stem in keys and path.suffix in (".json", ".safetensors")]
     with written(out) as part, tarfile.open(part, "w:gz") as archive:
         for path in made + nets:
             archive.add(path, str(path.relative_to(build)))
     return out
-
-
-def _here(name: str, scale: str) -> bool:
-    "Whether the images of a page at a scale are here."
-    try:
-        return bool(image_sets(sizes_of(name, scale)))
-    except InputError:
-        return False
 
 # %% ../nbs/lib/52_offline.ipynb #9f4f60d5
 def take_in(
