@@ -66,7 +66,7 @@ class Page:
         return self.out / "answers" / f"{self.name}.json"
 
 # %% ../nbs/lib/30_batch.ipynb #5823707d
-NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "__init__.py"}  # modules that cannot change what a page says
+NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "offline.py", "verdicts.py", "__init__.py"}  # modules that cannot change what a page says
 
 
 @looked_once()

@@ -136,12 +136,13 @@ def pack(
     build: Path | None = None,  # None: build/
 ) -> Path:
     "Write what a scale has made to an archive."
-    from fmm_nb.batch import Page, possible, state
+    from fmm_nb.batch import Page, measured, possible, state
     from fmm_nb.plan import specs
 
     build = build or build_folder()
     unfinished = [name for name in EXPERIMENTS if state(Page(name, scale, build)) != "done"]
-    keys = {spec.key for name in unfinished if possible(name, scale) for spec in specs(name, scale)}
+    needed = ({spec.key for spec in specs(name, scale)} - measured(name, scale, build) for name in unfinished if possible(name, scale))
+    keys = set().union(*needed)
     made = [path for path in sorted((build / scale).rglob("*")) if path.is_file() and path.suffix not in (".lock", ".part", ".sha256", ".damaged") and "failed" not in path.parts]
     nets = [path for path in sorted((build / "store").glob("*")) if path.stem in keys and path.suffix in (".json", ".safetensors")]
     with written(out) as part, tarfile.open(part, "w:gz") as archive:
