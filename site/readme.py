@@ -26,7 +26,7 @@ def block(cell):
     lines = source.splitlines()
     directives = {m[1] for line in lines if (m := DIRECTIVE.match(line))}
     code = "\n".join(line for line in lines if not DIRECTIVE.match(line)).strip()
-    if "hide_input" in directives:
+    if "echo" in directives:  # the site too shows what it says alone
         return said(code)
     return f"```python\n{code}\n```" if code and not directives & {"hide", "default_exp"} else None
 
