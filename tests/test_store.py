@@ -2,6 +2,8 @@
 import errno
 import json
 import multiprocessing
+from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from fmm_nb import loop, training
 from fmm_nb.data import load
 from fmm_nb.errors import InputError
 from fmm_nb.specs import Protocol, Spec
-from fmm_nb.store import FailedTraining, Store, read_net, train_group, write_net
+from fmm_nb.store import FailedTraining, Store, _by_pools, died, read_net, train_group, write_net
 from fmm_nb.training import train
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -162,3 +164,20 @@ def test_nets_of_one_program_are_trained_together_and_once(tmp_path, monkeypatch
     monkeypatch.setattr(training, "train_many", lambda specs, *rest: calls.append(specs) or [train(spec, *rest) for spec in specs])
     assert train_group(tmp_path, pair, "cpu") is None and train_group(tmp_path, pair, "cpu") is None
     assert calls == [pair] and all(map(Store(tmp_path).has, pair))
+
+
+def test_where_workers_cannot_be_started_a_new_pool_tries_again(monkeypatch, tmp_path):
+    pools = [ConnectionRefusedError("no server forks"), None]
+
+    class Pool(Executor):
+        def submit(self, *task):
+            if error := pools.pop(0) if pools else None:
+                raise error
+            done = Future()
+            done.set_result(None)
+            return done
+
+    groups = [["a net"], ["another"]]
+    assert list(_by_pools(tmp_path, groups, lambda: nullcontext(Pool()))) == [(group, None) for group in groups]
+    pools += [ConnectionRefusedError("no server forks")] * 9
+    assert [text for _, text in _by_pools(tmp_path, groups, lambda: nullcontext(Pool()))] == [died("no server forks")] * 2
