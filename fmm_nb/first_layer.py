@@ -18,44 +18,44 @@ from .models import Block
 # %% ../nbs/lib/59_first_layer.ipynb #e63a89f9
 #| eval: false
 @triton.jit
-def _windows(x, image, row, column, TAPS: tl.constexpr, PADDED: tl.constexpr, SIDE: tl.constexpr):
-    "The windows round some places of an image, [places, PADDED]: C × 3 × 3 pixels, as the weights lie, and zeros."
-    tap = tl.arange(0, PADDED)
-    down, right = row[:, None] + (tap % 9 // 3)[None] - 1, column[:, None] + (tap % 3)[None] - 1
-    inside = (down >= 0) & (down < SIDE) & (right >= 0) & (right < SIDE) & (tap < TAPS)[None]
-    return tl.load(x + image * (TAPS // 9 * SIDE * SIDE) + (tap // 9)[None] * (SIDE * SIDE) + down * SIDE + right, inside, 0.0)
+def _windows(x, image, row, column, SIDE: tl.constexpr):
+    "The windows round some places of an image, [places, 16]: 3 × 3 pixels, as the weights lie, and seven zeros."
+    tap = tl.arange(0, 16)
+    down, right = row[:, None] + (tap // 3)[None] - 1, column[:, None] + (tap % 3)[None] - 1
+    inside = (down >= 0) & (down < SIDE) & (right >= 0) & (right < SIDE) & (tap < 9)[None]
+    return tl.load(x + image * (SIDE * SIDE) + down * SIDE + right, inside, 0.0)
 
 
 @triton.jit
-def _maps(x, image, place, w, b, DOWN: tl.constexpr, RIGHT: tl.constexpr, TAPS: tl.constexpr, PADDED: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr):
+def _maps(x, image, place, w, b, DOWN: tl.constexpr, RIGHT: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr):
     "Windows, and the maps there [places, channels], at one of the four places of each pool."
     half: tl.constexpr = SIDE // 2
-    seen = _windows(x, image, place // half * 2 + DOWN, place % half * 2 + RIGHT, TAPS, PADDED, SIDE).to(w.dtype)
+    seen = _windows(x, image, place // half * 2 + DOWN, place % half * 2 + RIGHT, SIDE).to(w.dtype)
     y = (tl.dot(seen, w, input_precision="ieee") + b[None]).to(w.dtype).to(tl.float32)
     return seen, tl.maximum(y, 0.0) if RELU else y
 
 
 @triton.jit
-def _weights(weight, bias, channels, pooled, TAPS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr):
-    "The weights as a matrix [PADDED, WIDE] in the precision of the pooled maps, and the biases [WIDE]."
-    channel, tap = tl.arange(0, WIDE), tl.arange(0, PADDED)
-    w = tl.load(weight + channel[None] * TAPS + tap[:, None], (tap < TAPS)[:, None] & (channel < channels)[None], 0.0)
+def _weights(weight, bias, channels, pooled, WIDE: tl.constexpr):
+    "The weights as a matrix [16, WIDE] in the precision of the pooled maps, and the biases [WIDE]."
+    channel, tap = tl.arange(0, WIDE), tl.arange(0, 16)
+    w = tl.load(weight + channel[None] * 9 + tap[:, None], (tap < 9)[:, None] & (channel < channels)[None], 0.0)
     return w.to(pooled.dtype.element_ty), tl.load(bias + channel, channel < channels, 0.0).to(tl.float32)
 
 # %% ../nbs/lib/59_first_layer.ipynb #b9a57003
 #| eval: false
 @triton.jit
-def _forward(x, weight, bias, pooled, means, channels, TAPS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(x, weight, bias, pooled, means, channels, WIDE: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
     image, channel = tl.program_id(0), tl.arange(0, WIDE)
-    w, b = _weights(weight, bias, channels, pooled, TAPS, PADDED, WIDE)
+    w, b = _weights(weight, bias, channels, pooled, WIDE)
     pools: tl.constexpr = (SIDE // 2) * (SIDE // 2)
     total = tl.zeros((WIDE,), tl.float32)
     for start in range(0, pools, BLOCK):
         place = start + tl.arange(0, BLOCK)
-        _, y0 = _maps(x, image, place, w, b, 0, 0, TAPS, PADDED, SIDE, RELU)
-        _, y1 = _maps(x, image, place, w, b, 0, 1, TAPS, PADDED, SIDE, RELU)
-        _, y2 = _maps(x, image, place, w, b, 1, 0, TAPS, PADDED, SIDE, RELU)
-        _, y3 = _maps(x, image, place, w, b, 1, 1, TAPS, PADDED, SIDE, RELU)
+        _, y0 = _maps(x, image, place, w, b, 0, 0, SIDE, RELU)
+        _, y1 = _maps(x, image, place, w, b, 0, 1, SIDE, RELU)
+        _, y2 = _maps(x, image, place, w, b, 1, 0, SIDE, RELU)
+        _, y3 = _maps(x, image, place, w, b, 1, 1, SIDE, RELU)
         known = (place < pools)[:, None] & (channel < channels)[None]
         total += tl.sum(tl.where(known, y0 + y1 + y2 + y3, 0.0), 0)
         tl.store(pooled + (image * pools + place[:, None]) * channels + channel[None], tl.maximum(tl.maximum(y0, y1), tl.maximum(y2, y3)), known)
@@ -72,21 +72,21 @@ def _flows(y, most, taken, known, pooled, mean, RELU: tl.constexpr):
 
 
 @triton.jit
-def _backward(x, weight, bias, pooled, means, dweight, dbias, images, channels, TAPS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
-    program, channel, tap = tl.program_id(0), tl.arange(0, WIDE), tl.arange(0, PADDED)
-    w, b = _weights(weight, bias, channels, pooled, TAPS, PADDED, WIDE)
+def _backward(x, weight, bias, pooled, means, dweight, dbias, images, channels, WIDE: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
+    program, channel, tap = tl.program_id(0), tl.arange(0, WIDE), tl.arange(0, 16)
+    w, b = _weights(weight, bias, channels, pooled, WIDE)
     pools: tl.constexpr = (SIDE // 2) * (SIDE // 2)
-    dw, db = tl.zeros((PADDED, WIDE), tl.float32), tl.zeros((WIDE,), tl.float32)
+    dw, db = tl.zeros((16, WIDE), tl.float32), tl.zeros((WIDE,), tl.float32)
     for image in range(program, images, tl.num_programs(0)):
         mean = tl.load(means + image * channels + channel, channel < channels, 0.0).to(tl.float32) / (4 * pools)
         for start in range(0, pools, BLOCK):
             place = start + tl.arange(0, BLOCK)
             known = (place < pools)[:, None] & (channel < channels)[None]
             pool = tl.load(pooled + (image * pools + place[:, None]) * channels + channel[None], known, 0.0).to(tl.float32)
-            s0, y0 = _maps(x, image, place, w, b, 0, 0, TAPS, PADDED, SIDE, RELU)
-            s1, y1 = _maps(x, image, place, w, b, 0, 1, TAPS, PADDED, SIDE, RELU)
-            s2, y2 = _maps(x, image, place, w, b, 1, 0, TAPS, PADDED, SIDE, RELU)
-            s3, y3 = _maps(x, image, place, w, b, 1, 1, TAPS, PADDED, SIDE, RELU)
+            s0, y0 = _maps(x, image, place, w, b, 0, 0, SIDE, RELU)
+            s1, y1 = _maps(x, image, place, w, b, 0, 1, SIDE, RELU)
+            s2, y2 = _maps(x, image, place, w, b, 1, 0, SIDE, RELU)
+            s3, y3 = _maps(x, image, place, w, b, 1, 1, SIDE, RELU)
             most = tl.maximum(tl.maximum(y0, y1), tl.maximum(y2, y3))
             g0, taken = _flows(y0, most, tl.zeros((BLOCK, WIDE), tl.int32), known, pool, mean, RELU)
             g1, taken = _flows(y1, most, taken, known, pool, mean, RELU)
@@ -97,7 +97,7 @@ def _backward(x, weight, bias, pooled, means, dweight, dbias, images, channels, 
             dw = tl.dot(tl.trans(s1), g1.to(w.dtype), dw, input_precision="ieee")
             dw = tl.dot(tl.trans(s2), g2.to(w.dtype), dw, input_precision="ieee")
             dw = tl.dot(tl.trans(s3), g3.to(w.dtype), dw, input_precision="ieee")
-    tl.store(dweight + (program * channels + channel[None]) * TAPS + tap[:, None], dw, (tap < TAPS)[:, None] & (channel < channels)[None])
+    tl.store(dweight + (program * channels + channel[None]) * 9 + tap[:, None], dw, (tap < 9)[:, None] & (channel < channels)[None])
     tl.store(dbias + program * channels + channel, db, channel < channels)
 
 # %% ../nbs/lib/59_first_layer.ipynb #324a1845
@@ -107,8 +107,7 @@ BLOCK, PROGRAMS = 64, 264  # pools that a program takes at a time; programs of t
 
 def _sizes(x: Tensor, weight: Tensor, relu: bool) -> dict:
     "What the kernels are compiled for, and the number of channels."
-    taps, wide = weight[0].numel(), triton.next_power_of_2(len(weight))
-    return {"channels": len(weight), "TAPS": taps, "PADDED": max(16, triton.next_power_of_2(taps)), "WIDE": max(16, wide), "SIDE": x.shape[-1], "RELU": relu, "BLOCK": BLOCK}
+    return {"channels": len(weight), "WIDE": max(16, triton.next_power_of_2(len(weight))), "SIDE": x.shape[-1], "RELU": relu, "BLOCK": BLOCK}
 
 
 def _empty(x: Tensor, weight: Tensor, half: bool) -> tuple[Tensor, Tensor]:
@@ -121,7 +120,7 @@ def _empty(x: Tensor, weight: Tensor, half: bool) -> tuple[Tensor, Tensor]:
 #| eval: false
 @torch.library.custom_op("fmm_nb::first_layer", mutates_args=())
 def first_layer(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, half: bool) -> tuple[Tensor, Tensor]:
-    """x [N, C, H, H] float32, H even → the 2×2 max-pool [N, O, H/2, H/2] of its 3×3 convolution (padded by one), and the means [N, O] before pooling.
+    """x [N, 1, H, H] float32, H even → the 2×2 max-pool [N, O, H/2, H/2] of its 3×3 convolution (padded by one), and the means [N, O] before pooling.
 
     With `relu` both are of the activated map; with `half` it is computed in bfloat16, else in float32. `x` gets no gradient."""
     pooled, means = _empty(x, weight, half)

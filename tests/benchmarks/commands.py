@@ -68,10 +68,11 @@ def draw(table):
         ax.plot(times, [line] * len(times), "o", color=colour, ms=3, mew=0, alpha=0.5)
         ax.plot(times.median(), line, "|", color=colour, ms=10)
         ax.annotate(f"{times.median():.2f}", (times.max(), line), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
-    ax.set(xlim=(0, None), xlabel=f"seconds, with {NETS:,} nets and {ROWS:,} rows")
     ax.set_yticks(range(len(names)), names)
+    ax.set_xlabel(f"seconds, with {NETS:,} nets and {ROWS:,} rows")
+    ax.margins(x=0.12, y=0.15)
+    ax.set_xlim(left=0)
     ax.yaxis.set_inverted(True)
-    ax.margins(x=0.12)
     return figure
 
 
