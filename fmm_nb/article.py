@@ -71,6 +71,14 @@ def numbers(found: Findings, id: str) -> str:
     return "; ".join(parts) + unit
 
 
+def _range(id: str, cells: pd.DataFrame) -> str:
+    "One estimate with its interval, or from the smallest to the largest of several."
+    if len(cells) == 1:
+        return quantity(id, cells.iloc[0], unit=False)
+    ends = [quantity(id, cells.loc[place], unit=False).split(" [")[0] for place in (cells.difference.idxmin(), cells.difference.idxmax())]
+    return f"{' to '.join(dict.fromkeys(ends))} in {len(cells)} comparisons"
+
+# %% ../nbs/lib/54_article.ipynb #079c82d8
 def partly(found: Findings, id: str) -> str:
     "What was measured of a claim at a higher scale, which has it only in part; empty where nothing was."
     own = found.partial[found.partial.claim == id]
@@ -81,14 +89,6 @@ def of_parts(found: Findings, id: str) -> str:
     "The verdicts of the claims that a conjunction joins; empty for another."
     parts = CLAIMS[id].comparators.split("; ") if CLAIMS[id].kind == "conjunction" else []
     return ", ".join(f"{part} {found.claims.verdict[part]}" for part in parts)
-
-
-def _range(id: str, cells: pd.DataFrame) -> str:
-    "One estimate with its interval, or from the smallest to the largest of several."
-    if len(cells) == 1:
-        return quantity(id, cells.iloc[0], unit=False)
-    ends = [quantity(id, cells.loc[place], unit=False).split(" [")[0] for place in (cells.difference.idxmin(), cells.difference.idxmax())]
-    return f"{' to '.join(dict.fromkeys(ends))} in {len(cells)} comparisons"
 
 # %% ../nbs/lib/54_article.ipynb #cf230bc0
 def word_of(found: Findings, id: str) -> str:
