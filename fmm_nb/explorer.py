@@ -89,4 +89,4 @@ def explorer(
         shown = "".join(picture(values, title, "gray" if not number else "magma") for number, (title, values) in enumerate(entry.pictures.items()))
         compared = "".join(bars(*pair, title) for title, pair in entry.scores.items())
         panels.append(f'<div class="panel {one}"><strong>{html.escape(entry.title)}</strong><div class="row">{shown}</div><div class="row">{compared}</div><small>{html.escape(legend)}</small></div>')
-    return f'<div class="fmm-explorer"><style>{STYLE}{" ".join(rules)}</style>{"".join(parts)}{"".join(panels)}</div>'
+    return f'<div class="fmm-explorer" data-lm-suppress-shortcuts="true"><style>{STYLE}{" ".join(rules)}</style>{"".join(parts)}{"".join(panels)}</div>'

@@ -108,7 +108,7 @@ def gallery(
     way = f'<canvas width="{pictures.shape[2]}" height="{pictures.shape[1]}" role="img" aria-label="the image on the way"></canvas><div class="curves">{drawn}'
     way += '<input type="range" min="0" max="360" value="60" aria-label="angle on the ellipse"><output aria-live="polite"></output></div>'
     program = "(() => {" + DRAWING.replace("DATA", json.dumps(data).replace("</", "<\\/")) + ACTING + "})();"
-    return f'<div class="fmm-gallery" id="{data["id"]}"><style>{STYLE}</style>{boxes}<div class="way">{way}</div><script>{program}</script></div>'
+    return f'<div class="fmm-gallery" id="{data["id"]}" data-lm-suppress-shortcuts="true"><style>{STYLE}</style>{boxes}<div class="way">{way}</div><script>{program}</script></div>'
 
 
 def _choice(name: str, n: int, title: str, image: np.ndarray) -> str:
