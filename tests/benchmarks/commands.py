@@ -1,8 +1,9 @@
 """How long the commands take that only look, and a second `fmm paper`, in one run.     make bench
 
 `fmm list` and `fmm claims` on a copy of this repository whose store has 2,000 nets and whose published rows are repeated to 50,000;
-`fmm paper` here, where a first one has left nothing to do. Each starts anew ROUNDS times, in turns with `python -c pass`, the floor of
-every command. Writes data/results/bench/<machine>-commands.csv and prints medians.
+`fmm paper` here, where a first one has left nothing to do (it is run, should it be missing: ten minutes; all else takes one). Each starts
+anew ROUNDS times, in turns with `python -c pass`, the floor of every command. Writes data/results/bench/<machine>-commands.csv with a
+figure, and prints medians.
 """
 import json
 import os
@@ -53,9 +54,31 @@ def seconds(command, folder):
     return time.perf_counter() - start
 
 
+def draw(table):
+    "Seconds of each command: a dot a round, the median as a tick with its number."
+    from matplotlib import pyplot as plt
+
+    from fmm_nb import figures
+
+    figures.style()
+    names, colour = list(dict.fromkeys(table.command)), figures.ARMS["am"][1]
+    figure, ax = plt.subplots(figsize=(figures.FULL, 1.5), layout="constrained")
+    for line, name in enumerate(names):
+        times = table.seconds[table.command == name]
+        ax.plot(times, [line] * len(times), "o", color=colour, ms=3, mew=0, alpha=0.5)
+        ax.plot(times.median(), line, "|", color=colour, ms=10)
+        ax.annotate(f"{times.median():.2f}", (times.max(), line), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
+    ax.set(xlim=(0, None), xlabel=f"seconds, with {NETS:,} nets and {ROWS:,} rows")
+    ax.set_yticks(range(len(names)), names)
+    ax.yaxis.set_inverted(True)
+    ax.margins(x=0.12)
+    return figure
+
+
 def main():
     import pandas as pd
 
+    from fmm_nb import figures
     from fmm_nb.workers import cores
 
     with tempfile.TemporaryDirectory() as folder:
@@ -63,16 +86,16 @@ def main():
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         filled(copy)
         subprocess.run([*FMM, "paper"], cwd=ROOT, check=True)
-        commands = {"python": ([sys.executable, "-c", "pass"], copy)} | {name: ([*FMM, *line.split()], copy) for name, line in LOOKS.items()}
+        commands = {"an empty Python": ([sys.executable, "-c", "pass"], copy)} | {name: ([*FMM, *line.split()], copy) for name, line in LOOKS.items()}
         commands |= {"second fmm paper": ([*FMM, "paper"], ROOT)}
         for command in commands.values():  # files are read from memory from here on
             seconds(*command)
         rows = [{"command": name, "round": turn, "seconds": seconds(*command)} for turn in range(ROUNDS) for name, command in commands.items()]
     table = pd.DataFrame(rows).round(4).assign(nets=NETS, rows=ROWS, cores=cores())
-    floor = statistics.median(row["seconds"] for row in rows if row["command"] == "python")
+    floor = statistics.median(row["seconds"] for row in rows if row["command"] == "an empty Python")
     for name, of in table.groupby("command", sort=False):
         print(f"{name}: {of.seconds.median():.2f} s, {of.seconds.median() / floor:.0f} x an empty Python", flush=True)
-    table.to_csv(ROOT / "data" / "results" / "bench" / f"{machine()}-commands.csv", index=False)
+    figures.save(draw(table), f"{machine()}-commands", table, ROOT / "data" / "results" / "bench")
 
 
 if __name__ == "__main__":

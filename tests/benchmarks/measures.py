@@ -1,11 +1,12 @@
 """Our measures against the plain way to take them, and against their floor of bare passes, in one run.     make bench
 
 One process, one thread; contenders take turns. Every pair is first checked to say the same. Writes
-data/results/bench/<machine>-measures.csv and prints the ratios of medians. `peak_mb` is the most that the process has held so far, theirs included.
+data/results/bench/<machine>-measures.csv with a figure, and prints the ratios of medians. `peak_mb` is the most that the process has held so far, theirs included.
 """
 import resource
 import statistics
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -123,6 +124,29 @@ def cases():
     }
 
 
+def draw(table):
+    "How many times as fast ours is, for each measure: a dot a round, the median as a tick with its number."
+    from matplotlib import pyplot as plt, ticker
+
+    from fmm_nb import figures
+
+    figures.style()
+    names, colour = list(dict.fromkeys(table.measure)), figures.ARMS["am"][1]
+    figure, ax = plt.subplots(figsize=(figures.FULL, 0.7 + 0.3 * len(names)), layout="constrained")
+    for line, name in enumerate(names):
+        ratios = (table.theirs / table.ours)[table.measure == name]
+        ax.plot(ratios, [line] * len(ratios), "o", color=colour, ms=3, mew=0, alpha=0.5)
+        ax.plot(ratios.median(), line, "|", color=colour, ms=10)
+        ax.annotate(f"{ratios.median():.1f}×", (ratios.max(), line), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
+    ax.axvline(1, color=figures.INK, lw=0.6)
+    ax.set(xscale="log", xlabel="times as fast as the other way, or share of the floor")
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.set_yticks(range(len(names)), [textwrap.fill(name, 48) for name in names], fontsize=7)
+    ax.yaxis.set_inverted(True)
+    ax.margins(x=0.12)
+    return figure
+
+
 def seconds(call):
     start = time.perf_counter()
     call()
@@ -134,6 +158,7 @@ def main():
     import pandas as pd
     import torch
 
+    from fmm_nb import figures
     from fmm_nb.workers import cores
 
     torch.set_num_threads(1)
@@ -148,7 +173,7 @@ def main():
         ratio = statistics.median(row["theirs"] / row["ours"] for row in rows if row["measure"] == name)
         print(f"{name}: {ratio:.2f} x as fast", flush=True)
     table = pd.DataFrame(rows).round(5).assign(torch=torch.__version__, cores=cores())
-    table.to_csv(ROOT / "data" / "results" / "bench" / f"{machine()}-measures.csv", index=False)
+    figures.save(draw(table), f"{machine()}-measures", table, ROOT / "data" / "results" / "bench")
 
 
 if __name__ == "__main__":
