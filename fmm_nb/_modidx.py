@@ -137,6 +137,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
             'fmm_nb.cli': { 'fmm_nb.cli._report': ('lib/cli.html#_report', 'fmm_nb/cli.py'),
                             'fmm_nb.cli._start_anew': ('lib/cli.html#_start_anew', 'fmm_nb/cli.py'),
                             'fmm_nb.cli._version': ('lib/cli.html#_version', 'fmm_nb/cli.py'),
+                            'fmm_nb.cli._warn': ('lib/cli.html#_warn', 'fmm_nb/cli.py'),
                             'fmm_nb.cli.bundle': ('lib/cli.html#bundle', 'fmm_nb/cli.py'),
                             'fmm_nb.cli.claims': ('lib/cli.html#claims', 'fmm_nb/cli.py'),
                             'fmm_nb.cli.data': ('lib/cli.html#data', 'fmm_nb/cli.py'),
