@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 RECORD = HERE.parent / "data" / "results" / "torture" / "record.csv"
 
 
-def tree_kills(base, whole, kills=20, seed=1):
+def tree_kills(base, whole, kills=60, seed=1):
     "Kill `fmm run` of a tiny study, as a whole tree or one process of it, at random moments; each time it ends, hold its table against the whole one."
     chance, done, ended, wrong, tables = random.Random(seed), 0, 0, [], set()
     folder, usual = base / "run", None
