@@ -19,7 +19,6 @@ from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import FailedTraining, Store, _by_pools, died, read_net, train_group, write_net
 from fmm_nb.training import train
 
-pytestmark = pytest.mark.filterwarnings("error")
 QUICK = Protocol(epochs=1, batch_size=20)
 SPEC = Spec("cnn", "mnist_mini", QUICK, n_train=40)
 
