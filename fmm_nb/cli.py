@@ -9,6 +9,7 @@ __all__ = ['SCALE', 'WORKERS', 'SCHEDULER', 'ROOT', 'IMAGENET', 'COMMANDS', 'run
 
 # %% ../nbs/lib/31_cli.ipynb #863d2109
 import argparse
+import gc
 import json
 import os
 import sys
@@ -295,6 +296,7 @@ def main(
         return 2
     except KeyboardInterrupt:
         print("fmm: stopped; what was finished is kept, the same command goes on", file=sys.stderr)
+        gc.freeze() if argv is None else None
         return 130
     except BrokenPipeError:  # the reader, for example head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
