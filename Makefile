@@ -2,6 +2,7 @@
 # make test    check everything
 # make bench   training, measures and commands against plain ways and floors (nothing else should run meanwhile)
 # make torture kills, faults, crowds and damaged files, for an hour; its record is data/results/torture
+# make coverage  whether tests take every branch of what keeps nets and decides claims (a minute)
 # make lab     open JupyterLab
 # make bundle  pack the study for a GPU machine without a network; make gpu-run  there: eight minutes of it (MINUTES=8)
 # make venv LOCKED=1   the packages of .venv by their hashes (requirements.lock); then make test and make paper take these
@@ -14,7 +15,7 @@ PYTHON  := $(VENV)/bin/python
 SHELL   := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: paper test bench torture lab bundle gpu-run venv clean
+.PHONY: paper test bench torture coverage lab bundle gpu-run venv clean
 .DEFAULT_GOAL := paper
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -79,6 +80,11 @@ bench: $(VENV)/.installed
 
 torture: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 $(PYTHON) tests/torture.py
+
+COVERING := claims mutations rules statistics store wrong_use
+coverage: $(VENV)/.installed
+	@OMP_NUM_THREADS=1 $(PYTHON) -m coverage run -m pytest -p no:cacheprovider tests/cells.py $(COVERING:%=tests/test_%.py)
+	@$(PYTHON) -m coverage report
 
 lab: $(VENV)/.installed-lab
 	@$(PYTHON) -m jupyterlab --notebook-dir nbs

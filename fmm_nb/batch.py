@@ -256,7 +256,7 @@ def _papermill(page: Page, output: Path) -> str | None:
     except papermill.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {reason(error)}"
 
 # %% ../nbs/lib/30_batch.ipynb #a9dbd8fe
 PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

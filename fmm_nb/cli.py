@@ -9,10 +9,12 @@ __all__ = ['SCALE', 'WORKERS', 'SCHEDULER', 'ROOT', 'IMAGENET', 'COMMANDS', 'run
 
 # %% ../nbs/lib/31_cli.ipynb #863d2109
 import argparse
+import gc
 import json
 import os
 import sys
 import warnings
+from functools import cache
 
 from . import __version__
 from .errors import InputError, unknown
@@ -272,13 +274,19 @@ def _start_anew() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | lacking)
 
 # %% ../nbs/lib/31_cli.ipynb #35f7a46e
+@cache
+def _warn(message: str):
+    "Say it once, for people: without our source. (Python forgets what it has said where a library touches its filters.)"
+    print(f"fmm: {message}", file=sys.stderr)
+
+
 def main(
     argv: list[str] | None = None,  # None: the command line
 ) -> int:  # 0, 1 where something failed, 2 for a mistake in what was given
     "Run a command of `fmm`."
     args = parser().parse_args(argv)
     if argv is None:
-        warnings.formatwarning = lambda message, *where, **more: f"fmm: {message}\n"  # for people: without our source
+        warnings.showwarning = lambda message, *where: _warn(str(message))
     if argv is None and args.function in (run, paper):
         _start_anew()
     try:
@@ -288,6 +296,7 @@ def main(
         return 2
     except KeyboardInterrupt:
         print("fmm: stopped; what was finished is kept, the same command goes on", file=sys.stderr)
+        gc.freeze() if argv is None else None
         return 130
     except BrokenPipeError:  # the reader, for example head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -84,7 +84,7 @@ def explorer(
     name = "fmm" + hashlib.sha256(repr([(e.title, np.asarray(e.thumbnail).tobytes()) for e in entries]).encode()).hexdigest()[:8]
     for place, entry in enumerate(entries):
         one = f"{name}-{place}"
-        parts.append(f'<input type="radio" name="{name}" id="{one}"{" checked" * (not place)}><label for="{one}" title="{html.escape(entry.title)}">{picture(entry.thumbnail, entry.title)}</label>')
+        parts.append(f'<input data-lm-suppress-shortcuts type="radio" name="{name}" id="{one}"{" checked" * (not place)}><label for="{one}" title="{html.escape(entry.title)}">{picture(entry.thumbnail, entry.title)}</label>')
         rules.append(f"#{one}:checked ~ .{one} {{ display: block; }} #{one}:checked + label {{ border-color: {ABOVE}; }} #{one}:focus-visible + label {{ outline: 2px solid {BELOW}; }}")
         shown = "".join(picture(values, title, "gray" if not number else "magma") for number, (title, values) in enumerate(entry.pictures.items()))
         compared = "".join(bars(*pair, title) for title, pair in entry.scores.items())

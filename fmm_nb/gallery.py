@@ -106,7 +106,7 @@ def gallery(
     boxes = "".join(_choice(data["id"], n, title, image) for n, (title, image) in enumerate(zip(titles, pictures)))
     drawn = "".join(_panel(arm) for arm in curves)
     way = f'<canvas width="{pictures.shape[2]}" height="{pictures.shape[1]}" role="img" aria-label="the image on the way"></canvas><div class="curves">{drawn}'
-    way += '<input type="range" min="0" max="360" value="60" aria-label="angle on the ellipse"><output aria-live="polite"></output></div>'
+    way += '<input data-lm-suppress-shortcuts type="range" min="0" max="360" value="60" aria-label="angle on the ellipse"><output aria-live="polite"></output></div>'
     program = "(() => {" + DRAWING.replace("DATA", json.dumps(data).replace("</", "<\\/")) + ACTING + "})();"
     return f'<div class="fmm-gallery" id="{data["id"]}"><style>{STYLE}</style>{boxes}<div class="way">{way}</div><script>{program}</script></div>'
 
@@ -114,7 +114,7 @@ def gallery(
 def _choice(name: str, n: int, title: str, image: np.ndarray) -> str:
     "A thumbnail that can be chosen."
     shown = picture(image[..., 0] if image.shape[-1] == 1 else image, title)
-    return f'<input type="checkbox" id="{name}-{n}"><label for="{name}-{n}" title="{html.escape(title)}">{shown}</label>'
+    return f'<input data-lm-suppress-shortcuts type="checkbox" id="{name}-{n}"><label for="{name}-{n}" title="{html.escape(title)}">{shown}</label>'
 
 
 def _panel(arm: str) -> str:

@@ -23,7 +23,7 @@ class Evidence:
     contradict: float  # p of the claim being true: small speaks against it
     effect: Effect | None = None  # what was measured, where it is one number
     note: str = ""
-    depends_on: str = ""  # the choices of measure under which the effect has another sign
+    depends_on: str = ""  # the choices of measure under which the effect has another sign, or an interval that holds zero
     whole: bool = True  # whether all that the claim needs was run
 
 # %% ../nbs/lib/25_rules.ipynb #35f484be

@@ -8,6 +8,7 @@ __all__ = ['POSTPROCESSING', 'BY_GRADIENT', 'IMPORTANCES', 'official_map', 'sign
            'fullgrad_terms']
 
 # %% ../nbs/lib/20_saliency.ipynb #55924b1a
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -320,7 +321,9 @@ def _by_captum(attribute: str) -> Callable:
     "An attribution of captum's to the gate's output, summed over space."
 
     def measured(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
-        from captum import attr
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # captum's progress bars, which are not shown
+            from captum import attr
 
         given = {"n_steps": 32, "internal_batch_size": max(len(x), 2 * fitting_size(None, x))}
         target = classes(model, x, target)

@@ -226,7 +226,7 @@ def _answers(pool: Executor, folder: Path, groups: list[list[Spec]]) -> Iterator
     "How the training of each group went; what broke the pool is raised when all that could be finished is told."
     try:
         futures, broke = {pool.submit(train_group, folder, group, None): group for group in groups}, None
-    except OSError as error:  # the server that forks workers was killed, and begins anew with the next pool
+    except (OSError, EOFError) as error:  # the server that forks workers was killed, and begins anew with the next pool
         raise BrokenExecutor(reason(error)) from error
     waiting = set(futures)
     while waiting:

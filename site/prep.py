@@ -12,6 +12,8 @@ from pathlib import Path
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*)$")
 LINK = re.compile(r"(\]\(|(?:src|href)=\")(?![a-z]+:|#|/)([^)\"\s#]+)(#[^)\"\s]*)?")
 EXPORTED = re.compile(r"^(?:async def|def|class)\s+(\w+)|^(\w+)\s*(?::[^=]+)?=(?!=)", re.M)
+SAVED = re.compile(r"\bfigures\.save\(\w+, f?\"([^\"]+)\"")
+FIGURE = re.compile(r"\[(\w+)\]\((\S+)\.ipynb\), \[data\]\((\S+/figures/(\w+)\.csv)\)")
 LONG = 25  # lines of code that are folded on an experiment's page
 
 
@@ -82,18 +84,36 @@ def tags(code, directives, old, kind):
     return sorted(new)
 
 
+def tables_drawn(code, page):
+    "The tables behind the figures that a cell saves, where its page was run (a braced part of a name is anything)."
+    folder = next((up / "figures" for up in page.shown.parents[:3] if (up / "figures").is_dir()), None)
+    patterns = [re.sub(r"\{[^}]*\}", "*", name) for name in SAVED.findall(code)] if folder else []
+    return [path for pattern in patterns for path in sorted(folder.glob(f"{pattern}.csv"))]
+
+
+def taken_away(tables, page, links):
+    "A line under a figure: its table, and itself as PDF."
+    up = Path(page.name).parent
+    files = [path for table in tables for path in (table, table.with_suffix(".pdf")) if path.exists()]
+    told = " · ".join(f"[{path.name}]({os.path.relpath(links.target(path), up)})" for path in files)
+    return [markdown(f":::{{container}} figure-files\n{told}\n:::")] if told else []
+
+
 def code_cell(cell, page, links):
-    "The cells that a code cell becomes: none where it is hidden, an anchor before it where it is exported."
+    "The cells that a code cell becomes: none where it is hidden, an anchor before it where it is exported or saves a figure, and after it the figure's files."
     code, directives = split(joined(cell["source"]))
     if directives.keys() & {"hide", "default_exp"} or directives.get("include") == "false" or not code.strip():
         return []
     for output in cell.get("outputs", []):
         if "text/markdown" in output.get("data", {}):
-            output["data"]["text/markdown"] = links.turn(joined(output["data"]["text/markdown"]), page.origin, page.name)
+            text = FIGURE.sub(r'<a href="\2.html#figure-\4">\1</a>, [data](\3)', joined(output["data"]["text/markdown"]))
+            output["data"]["text/markdown"] = links.turn(text, page.origin, page.name)
     metadata = {"tags": tags(code, directives, cell["metadata"].get("tags", []), page.kind)}
     names = [a or b for a, b in EXPORTED.findall(code)] if page.kind == "library" and "export" in directives else []
-    anchors = "".join(f'<span class="anchor" id="source-{name}"></span>' for name in names if name != "__all__")
-    return ([markdown(anchors)] if anchors else []) + [cell | {"source": code, "metadata": metadata}]
+    tables = tables_drawn(code, page)
+    places = [f"source-{name}" for name in names if name != "__all__"] + [f"figure-{table.stem}" for table in tables]
+    anchors = "".join(f'<span class="anchor" id="{place}"></span>' for place in places)
+    return ([markdown(anchors)] if anchors else []) + [cell | {"source": code, "metadata": metadata}] + taken_away(tables, page, links)
 
 
 def markdown(text):

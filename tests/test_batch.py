@@ -1,13 +1,15 @@
 """Pages: judged by what they do, put in place whole, explained when out of date; and the command's answers to mistakes."""
+import gc
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from fmm_nb import batch
+from fmm_nb import batch, cli
 from fmm_nb.cli import main
 from fmm_nb.files import repository
 
@@ -228,3 +230,19 @@ def test_the_plan_keeps_within_its_shares():
     for scale in SCALES:
         for name, experiment in EXPERIMENTS.items():
             assert core_seconds(added(name, scale)) <= experiment.share.get(scale, float("inf"))
+
+
+def test_ctrl_c_is_one_line_and_no_search_for_garbage(capsys, monkeypatch):
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", (stopped, "fmm doctor", []))
+    monkeypatch.setattr(sys, "argv", ["fmm", "doctor"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    before = gc.get_freeze_count()
+    try:
+        assert main(["doctor"]) == 130 and gc.get_freeze_count() == before
+        assert main() == 130 and gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
+    assert capsys.readouterr().err == "fmm: stopped; what was finished is kept, the same command goes on\n" * 2

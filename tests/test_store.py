@@ -2,7 +2,7 @@
 import errno
 import json
 import multiprocessing
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,13 @@ import torch
 from filelock import FileLock
 
 from fmm_nb import loop, training
+from fmm_nb import store as store_module
 from fmm_nb.data import load
 from fmm_nb.errors import InputError
 from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import FailedTraining, Store, _by_pools, died, read_net, train_group, write_net
 from fmm_nb.training import train
 
-pytestmark = pytest.mark.filterwarnings("error")
 QUICK = Protocol(epochs=1, batch_size=20)
 SPEC = Spec("cnn", "mnist_mini", QUICK, n_train=40)
 
@@ -166,18 +166,55 @@ def test_nets_of_one_program_are_trained_together_and_once(tmp_path, monkeypatch
     assert calls == [pair] and all(map(Store(tmp_path).has, pair))
 
 
-def test_where_workers_cannot_be_started_a_new_pool_tries_again(monkeypatch, tmp_path):
-    pools = [ConnectionRefusedError("no server forks"), None]
+class Pool(Executor):
+    "Each task has the next of some outcomes: raised at once, or what its future gives or raises; `...` is never."
 
-    class Pool(Executor):
-        def submit(self, *task):
-            if error := pools.pop(0) if pools else None:
-                raise error
-            done = Future()
-            done.set_result(None)
-            return done
+    def __init__(self, outcomes):
+        self.outcomes, self.lost = outcomes, lambda: False
 
-    groups = [["a net"], ["another"]]
-    assert list(_by_pools(tmp_path, groups, lambda: nullcontext(Pool()))) == [(group, None) for group in groups]
-    pools += [ConnectionRefusedError("no server forks")] * 9
-    assert [text for _, text in _by_pools(tmp_path, groups, lambda: nullcontext(Pool()))] == [died("no server forks")] * 2
+    def submit(self, *task):
+        future, outcome = Future(), self.outcomes.pop(0)
+        if isinstance(outcome, (OSError, EOFError)):
+            raise outcome
+        if outcome is ...:
+            self.lost = lambda: True
+        elif isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+        return future
+
+
+KILLED, REFUSED = BrokenExecutor("killed"), ConnectionRefusedError("no server forks")
+
+
+@pytest.mark.parametrize(
+    "outcomes, answers",
+    [
+        ([REFUSED, None, None], [None, None]),  # where workers cannot be started a new pool tries again
+        ([None, EOFError(), "too small", None], ["too small", None]),
+        ([None, KILLED, None], [None, None]),  # so it does with what a worker that was killed was at
+        ([None, CancelledError(), None], [None, None]),  # or what a scheduler that was lost knew of
+        ([None, ..., None], [None, None]),
+        ([ValueError("no pickle"), None], [died("no pickle"), None]),
+        ([KILLED, KILLED, KILLED, None], [died("killed"), None]),  # two together, then the first alone
+        ([KILLED] * 4, [died("killed")] * 2),
+        ([REFUSED] * 3, [died("no server forks")] * 2),
+    ],
+)
+def test_what_pools_answer(monkeypatch, tmp_path, outcomes, answers):
+    monkeypatch.setattr(store_module, "wait", lambda futures, timeout, return_when: wait(futures, 0, return_when))
+    groups, left = [["a net"], ["another"]], list(outcomes)
+    found = list(_by_pools(tmp_path, groups, lambda: nullcontext(Pool(left))))
+    assert sorted(text or "" for _, text in found) == sorted(text or "" for text in answers)
+    assert sorted(group for group, _ in found) == groups and left == []
+
+
+def test_a_cluster_is_given_an_absolute_folder_and_its_failures_are_told(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store_module, "cluster_device", lambda address, folder: "cpu")
+    monkeypatch.setattr(store_module, "cluster_pool", lambda address, folder, patience: given.append((address, folder)) or nullcontext(Pool(["too small"])))
+    with pytest.raises(FailedTraining, match="too small"):
+        Store("store").train([SPEC], scheduler="tcp://host:8786")
+    assert given == [("tcp://host:8786", tmp_path.resolve() / "store")]

@@ -14,7 +14,6 @@ from fmm_nb.errors import InputError
 from fmm_nb.results import append_rows, packed, read_rows, unpacked
 from fmm_nb.specs import Protocol, Spec, from_dict, to_dict
 
-pytestmark = pytest.mark.filterwarnings("error")
 LETTERS = "am03_-[]:é中\n\0 '/."
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 anything = st.one_of(st.none(), st.booleans(), st.integers(-3, 400), st.integers(), st.floats(), st.text(LETTERS, max_size=5), st.just([]), st.just(()), st.lists(st.floats(), max_size=2))
