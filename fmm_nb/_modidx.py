@@ -54,6 +54,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.article.quantity_alone': ('lib/article.html#quantity_alone', 'fmm_nb/article.py'),
                                 'fmm_nb.article.say': ('lib/article.html#say', 'fmm_nb/article.py'),
                                 'fmm_nb.article.sentence': ('lib/article.html#sentence', 'fmm_nb/article.py'),
+                                'fmm_nb.article.sentences': ('lib/article.html#sentences', 'fmm_nb/article.py'),
                                 'fmm_nb.article.surprises': ('lib/article.html#surprises', 'fmm_nb/article.py'),
                                 'fmm_nb.article.tally': ('lib/article.html#tally', 'fmm_nb/article.py'),
                                 'fmm_nb.article.told_reported': ('lib/article.html#told_reported', 'fmm_nb/article.py'),

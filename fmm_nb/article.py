@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SETS', 'TOLD', 'QUESTIONS', 'ADVICE', 'Findings', 'findings', 'quantity', 'numbers', 'partly', 'of_parts', 'word_of',
-           'sentence', 'say', 'told_reported', 'answers_in_brief', 'surprises', 'advice', 'claim_table',
+           'sentences', 'sentence', 'say', 'told_reported', 'answers_in_brief', 'surprises', 'advice', 'claim_table',
            'quantity_alone', 'tally']
 
 # %% ../nbs/lib/54_article.ipynb #7c02bba0
+import csv
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pandas as pd
 
 from .claims import CLAIMS, table, tables_of
 from .comparisons import as_difference, as_ratio
+from .files import data_folder
 from .plan import SCALES
 from .reproduction import estimates
 
@@ -101,59 +103,13 @@ def word_of(found: Findings, id: str) -> str:
     return "smaller" if (low > 0).all() else "reversed" if (high < 0).all() else verdict
 
 # %% ../nbs/lib/54_article.ipynb #13f65b5c
-TOLD = {  # id: (supported, contradicted, whether …)
-    "M4": ("Attention weights and the importance of channels agree to some degree, though weakly", "Attention weights and the importance of channels do not agree at all", "attention weights agree with the importance of channels on every image set"),
-    "M5": ("A larger rank correlation or cosine means more agreement", "A larger rank correlation or cosine need not mean more agreement", "a larger rank correlation or cosine means more agreement"),
-    "M3": ("The cosine of weights and importance is high for most images", "The cosine of weights and importance is lower than reported for most images", "the cosine of weights and importance is as high as reported"),
-    "M9": ("Channels chosen by importance matter more than channels chosen by attention", "Channels chosen by attention matter as much as channels chosen by importance", "channels chosen by importance matter more than channels chosen by attention"),
-    "M14": ("Attention improves the plain net on MNIST", "Attention does not improve the plain net on MNIST", "attention improves the plain net on MNIST"),
-    "M15": ("Attention improves the plain net on CIFAR-10", "Attention does not improve the plain net on CIFAR-10", "attention improves the plain net on CIFAR-10"),
-    "M16": ("On MNIST attention is as good without its inner ReLU", "On MNIST attention without its inner ReLU differs", "the ReLU in attention's block matters on MNIST"),
-    "M21": ("On MNIST attention loses by adding in place of multiplying", "On MNIST attention loses nothing by adding in place of multiplying", "attention loses by adding in place of multiplying on MNIST"),
-    "M22": ("On CIFAR-10 attention loses by adding in place of multiplying", "On CIFAR-10 attention loses nothing by adding in place of multiplying", "attention loses by adding in place of multiplying on CIFAR-10"),
-    "M23": ("On MNIST attention that adds is as good as no attention", "On MNIST attention that adds differs from no attention", "attention that adds is as good as no attention on MNIST"),
-    "M24": ("On CIFAR-10 attention that adds is as good as no attention", "On CIFAR-10 attention that adds is not as good as no attention", "attention that adds is as good as no attention on CIFAR-10"),
-    "M25": ("Multiplication is the key: attention beats every control that lacks its cause", "Multiplication by what the input says is not the key: a control without it does as well", "multiplication is the key to what attention achieves"),
-    "M26": ("Scale, parameters, learned rescaling and the form of the gate do not matter", "The ReLU and the product are not the only candidates: another control differs too", "scale, parameters, a learned rescaling or the form of the gate matter too"),
-}
+def sentences() -> dict[str, tuple[str, str, str]]:  # id → if supported, if contradicted, whether …
+    "What is said of claims, from `data/reported/sentences.csv`."
+    with open(data_folder() / "reported" / "sentences.csv", encoding="utf-8", newline="") as file:
+        return {row["id"]: (row["supported"], row["contradicted"], row["whether"]) for row in csv.DictReader(file)}
 
-# %% ../nbs/lib/54_article.ipynb #628703da
-TOLD |= {
-    "M11": ("A random net with attention draws a smoother curve", "A random net with attention does not draw a smoother curve under every initialisation", "a random net with attention draws a smoother curve"),
-    "M12": ("With attention a net is a polynomial of high degree in each region", "With attention a net is no polynomial in its regions", "attention makes a net a polynomial of high degree"),
-    "M30": ("Between images of different classes attention's curves are smoother", "Between images of different classes attention's curves are not smoother", "attention's curves between images are smoother"),
-    "M31": ("Most of attention's curves between images are almost linear", "Few of attention's curves between images are almost linear", "attention's curves between images are almost linear"),
-    "M35": ("Attention makes the Jacobian smaller on MNIST", "Attention does not make the Jacobian smaller on MNIST", "attention makes the Jacobian smaller on MNIST"),
-    "M36": ("Attention makes the Jacobian smaller on FashionMNIST", "Attention does not make the Jacobian smaller on FashionMNIST", "attention makes the Jacobian smaller on FashionMNIST"),
-    "M37": ("Attention makes the Jacobian smaller on CIFAR-10", "Attention does not make the Jacobian smaller on CIFAR-10", "attention makes the Jacobian smaller on CIFAR-10"),
-    "M38": ("On MNIST the output spreads less under noise with attention", "On MNIST the output does not spread less under noise with attention", "the output spreads less under noise with attention on MNIST"),
-    "M40": ("On CIFAR-10 the output spreads less under noise with attention", "On CIFAR-10 the output does not spread less under noise with attention", "the output spreads less under noise with attention on CIFAR-10"),
-    "M41": ("Nets that are less sensitive generalise better", "Nets that are less sensitive do not generalise better", "nets that are less sensitive generalise better"),
-    "M42": ("It is multiplication that makes nets less sensitive", "It is not multiplication by what the input says that makes nets less sensitive: a control without it does as much", "it is multiplication that makes nets less sensitive"),
-    "M43": ("Smoothness is the main reason for attention's gain", "Smoothness is not the main reason for attention's gain", "smoothness is the main reason for attention's gain"),
-    "M48": ("Mixup adds nothing to attention on CIFAR-10", "Mixup does change a net with attention on CIFAR-10", "mixup adds something to attention on CIFAR-10"),
-    "M50": ("With mixup attention's gain disappears", "With mixup attention's gain stays", "attention's gain disappears with mixup"),
-    "M52": ("Attention shapes the landscape as mixup does", "Attention does not shape the landscape as mixup does", "attention shapes the landscape as mixup does"),
-    "M53": ("Attention narrows the gap between training and test", "Attention does not narrow the gap between training and test", "attention narrows the gap between training and test"),
-}
 
-# %% ../nbs/lib/54_article.ipynb #8f29c738
-TOLD |= {
-    "M55": ("A product in place of the sum improves a ResNet on CIFAR-10", "A product in place of the sum does not improve a ResNet on CIFAR-10", "a product in place of the sum improves a ResNet on CIFAR-10"),
-    "M63": ("Products of more than a few blocks do not train", "Products of many blocks do train", "products of many blocks train"),
-    "M64": ("The gradient explodes because the product changes the statistics of maps", "The explosion of gradients has another cause than the statistics of maps", "the product's change of statistics is what lets gradients explode"),
-    "M65": ("Multiplication helps without a designed module", "Multiplication does not help without a designed module", "multiplication helps without a designed module"),
-    "A1": ("With a global gate in the place of activations accuracy collapses", "With a global gate in the place of activations accuracy does not collapse", "accuracy collapses with a global gate in the place of activations"),
-    "A2": ("ATAC units are better than ReLU at every depth", "ATAC units are not better than ReLU at every depth", "ATAC units are better than ReLU at every depth"),
-    "A3": ("It is ATAC's gate that helps, and not its layers", "ATAC's layers without a gate do as well", "it is ATAC's gate that helps, or its layers"),
-    "A6": ("The more attention modules, the better", "More attention modules are not better at every step", "more attention modules are better"),
-    "A7": ("ATAC nets are better than nets of other units with as many parameters", "ATAC nets are not better than nets of other units with as many parameters", "ATAC nets are better than others with as many parameters"),
-    "A12": ("Activation and attention are one form, a gate times its input", "Activation and attention are not one form", "activation and attention are one form"),
-    "A13": ("Swish is the version of ATAC without parameters", "Swish is no version of ATAC", "Swish is a version of ATAC"),
-    "A14": ("A global gate favours large objects", "A global gate does not favour large objects", "a global gate favours large objects"),
-    "A16": ("ATAC units alone supply the non-linearity that a net needs", "ATAC units alone do not supply the non-linearity that a net needs", "ATAC units alone supply the non-linearity that a net needs"),
-    "M66": ("All methods that multiply feature maps profit", "The methods that multiply feature maps do not all profit", "all methods that multiply feature maps profit"),
-}
+TOLD = sentences()
 
 
 def sentence(found: Findings, id: str) -> str:

@@ -16,7 +16,7 @@ KINDS = CONTRASTS | {"conjunction", "exact", "weak", "some", "untestable"}
 DATA = {"mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_coarse", "stl10", "tiny_imagenet", "imagenet"}
 M_PAGES = "01_random_curves 02_importance 03_multiplication 04_landscapes 05_sensitivity 06_mixup 07_fmmnet 08_depth 16_bridge".split()
 A_PAGES = "11_locality 12_microstructure 13_full_attention 14_units 15_imagenet_cost".split()
-OWN = {"README.md", "CHANGES.md", "claims.csv", "MEASURES.csv", "contradictions.csv"}
+OWN = {"README.md", "CHANGES.md", "claims.csv", "MEASURES.csv", "contradictions.csv", "sentences.csv"}
 NET = re.compile(r"(cnn|am)(_mixup)?|am_norl|am_nomtp|resnet|fmmnet|(se_|aa_|fa_|ge_|atac_)?resnet50|(senet|genet_theta)_b\d|resnet_b(\d|<b>)_([a-z_]+|<unit>)")
 NUMBER = r"-?\d+(?:\.\d+)?"
 
