@@ -11,7 +11,7 @@ import pytest
 
 from fmm_nb import batch, cli
 from fmm_nb.cli import main
-from fmm_nb.files import repository
+from fmm_nb.files import build_folder, repository
 
 NAME = "03_multiplication"
 HEAVY = ("torch", "pandas", "scipy", "numpy", "papermill", "nbformat")
@@ -98,7 +98,7 @@ def test_publishing_a_page_adds_its_rows_and_leaves_other_pages_alone(root, tmp_
 
 def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
     page = repository() / "nbs" / "experiments" / f"{NAME}.ipynb"
-    given = {"scale": "smoke", "seeds": 2, "datasets": "mnist_mini", "store": tmp_path / "store", "out": tmp_path / "out"}
+    given = {"scale": "smoke", "seeds": 2, "datasets": "mnist_mini", "store": build_folder() / "store", "out": tmp_path / "out"}  # the study's own nets: trained once
     command = [sys.executable, "-m", "papermill", str(page), str(tmp_path / "out.ipynb"), "--no-progress-bar", "-k", "python3"]
     for name, value in given.items():
         command += ["-p", name, str(value)]

@@ -203,7 +203,7 @@ def test_maps_of_layers_whose_channels_lie_last():
 
 @pytest.mark.parametrize("memory", [1, 2**40])
 def test_parts_change_nothing(monkeypatch, memory):
-    net, x = net_and_images(count=7)
+    net, x = net_and_images(count=4)
     uses = [lambda: FullGrad(net).attribute(x), lambda: SmoothFullGrad(net).attribute(x, samples=5), lambda: attention_weights(net, x)]
     uses += [lambda method=method: channel_importance(net, x, method) for method in IMPORTANCES]
     whole = [use() for use in uses]
