@@ -83,6 +83,7 @@ torture: $(VENV)/.installed
 
 COVERING := claims mutations rules statistics store wrong_use
 coverage: $(VENV)/.installed
+	@mkdir -p build
 	@OMP_NUM_THREADS=1 $(PYTHON) -m coverage run -m pytest -p no:cacheprovider tests/cells.py $(COVERING:%=tests/test_%.py)
 	@$(PYTHON) -m coverage report
 

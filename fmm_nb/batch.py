@@ -75,13 +75,13 @@ def inputs(page: Page) -> dict[str, str]:
     root = need_repository("running pages")
     files = [page.source, *sorted((root / "fmm_nb").glob("*.py")), *sorted((root / "data" / "reported").glob("*.csv"))]
     found = {str(path.relative_to(root)): sha256(path)[:16] for path in files if path.name not in NOT_INPUTS}
-    if page.name == "15_imagenet_cost":  # takes trainings of fmm imagenet as rows
-        found |= {f"imagenet/{path.parent.name}": sha256(path)[:16] for path in sorted(page.out.parent.glob("imagenet/*/log.csv"))}
     if page.name == "paper":
         answers = sorted(page.answer.parent.glob("*.json"))
-        rows = sorted((root / "data" / "results").glob("*/rows/*.csv"))  # of other scales too: a claim is shown at the highest
-        found |= {str(path.relative_to(root)): sha256(path)[:16] for path in rows}
+        shown = [path for pattern in ("*/rows/*.csv", "*/again.csv") for path in sorted((root / "data" / "results").glob(pattern))]  # of all scales: a claim is shown at the highest
+        found |= {str(path.relative_to(root)): sha256(path)[:16] for path in shown}
         return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}
+    logs = sorted(page.out.parent.glob(EXPERIMENTS[page.name].logs)) if EXPERIMENTS[page.name].logs else []
+    found |= {str(path.relative_to(page.out.parent)): sha256(path)[:16] for path in logs}
     return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
 
 # %% ../nbs/lib/30_batch.ipynb #de5ff8be

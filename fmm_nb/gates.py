@@ -256,10 +256,10 @@ def unit(
     channels: int,  # C of the maps that it will see
 ) -> nn.Module:  # [N, C, H, W] → [N, C, H, W]
     "A fresh activation unit; raises `InputError` for a name that does not exist."
-    known = UNITS if name in UNITS else all_units()
-    if name not in known:
+    known = UNITS if str(name) in UNITS else all_units()
+    if str(name) not in known:
         raise unknown("unit", name, known)
-    return known[name](channels)
+    return known[name](whole_number("channels", channels))
 
 # %% ../nbs/lib/10_gates.ipynb #bbd6ea43
 def gates_of(model: nn.Module) -> dict[str, Gated]:

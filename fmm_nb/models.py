@@ -250,7 +250,7 @@ def create_model(
     **options,  # arguments of the builder (of `ToyNet` for an arm of the table)
 ) -> nn.Module:  # [N, in_channels, image_size, image_size] → logits [N, num_classes]
     "A freshly drawn net, in training mode, or a trained one, in evaluation mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
-    builder, stated, fixed = builder_of(name)
+    builder, stated, fixed = builder_of(str(name))
     shape = {n: whole_number(n, v, most=10**5) for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]}
     known = inspect.signature(builder).parameters.keys() - fixed
     for option in options:

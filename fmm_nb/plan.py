@@ -91,6 +91,7 @@ class Experiment:
     variants: tuple[dict, ...] = ({},)  # changes of the protocol, each with all arms
     sizes: dict[str, dict] = field(default_factory=dict)  # what differs from the `Scale`, by its name
     own: dict[str, dict[str, Arm]] = field(default_factory=dict)  # further arms with names of their own, by scale
+    logs: str = ""  # of trainings that it takes as rows too: a pattern of files in build/
 
 # %% ../nbs/lib/08_plan.ipynb #ba3c2556
 NOTHING = {"datasets": (), "where_found": ()}  # no image set is needed
@@ -234,6 +235,7 @@ EXPERIMENTS |= {
         title="What do six ImageNet networks cost, on one scale? Table 4",
         share={"smoke": 40, "cpu": 0.2 * 3600},
         sizes=dict.fromkeys(SCALES, NOTHING),  # nets are counted, none is trained
+        logs="imagenet/*/log.csv",  # of fmm imagenet
     ),
     "16_bridge": Experiment(
         title="One mechanism? Attention, activation and non-linear kernels under the same measures",

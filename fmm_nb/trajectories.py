@@ -118,7 +118,7 @@ def curves(
     nets = [net] if isinstance(net, nn.Module) else list(net)
     path = path if isinstance(path, Paths) else float_images(path)
     paths = len(path.images) if isinstance(path, Paths) else 1
-    chosen = None if neurons is None else torch.as_tensor(neurons).expand(paths, -1)
+    chosen = None if neurons is None else torch.atleast_1d(torch.as_tensor(neurons)).expand(paths, -1)
     found = [[] for _ in nets]
     with ExitStack() as modes:
         for one in nets:
@@ -161,7 +161,7 @@ def roughness(
 ) -> dict[str, Tensor]:  # each [K], float64; a curve that never moves has no shape: nan
     "Measures of each curve, raw and free of scale; slopes are per radian, on a chord per its length."
     least = 2 * HIGHEST + 2
-    if curve.ndim < 2 or curve.shape[-2] < least:
+    if curve.ndim < 2 or curve.shape[-2] < least or not curve.numel():
         raise InputError(f"curves are [P, K] with at least {least} points, got {list(curve.shape)}; SAMPLING says how many each measure needs")
     curve = curve.double()
     step = 2 * pi / curve.shape[-2] if closed else 1 / (curve.shape[-2] - 1)

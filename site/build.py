@@ -109,7 +109,7 @@ def sidebar(pages, beside, scale):
         + toctree("Experiments", of["experiment"])
         + toctree(f"Your build (scale {scale})", titled)
         + toctree("How-to", of["howto"])
-        + toctree("Library", of["library"])
+        + toctree("Methods and library", of["library"])
     )
 
 

@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import sys
+import traceback
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -25,6 +26,8 @@ TESTS = {
     "judgement": ["cells.py::test_cells[27_judgement]", "test_claims.py"],
     "claims": ["test_claims.py", "cells.py::test_cells[28_claims]"],
 }
+
+BROKEN = 70  # exit code
 
 
 class Changed(MetaPathFinder, Loader):
@@ -64,23 +67,26 @@ def mutant(source, name, place):
 def seen(module, source):
     "Whether a test fails on a changed module."
     if child := os.fork():
-        return os.waitpid(child, 0)[1] != 0
+        status = os.waitpid(child, 0)[1]
+        assert os.waitstatus_to_exitcode(status) != BROKEN, "pytest itself failed"
+        return status != 0
     try:
         import pytest
 
         resource.setrlimit(resource.RLIMIT_CPU, (60, 60))  # a loop that does not end is seen
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
         sys.meta_path.insert(0, Changed(f"fmm_nb.{module}", source))
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(str(ROOT / "tests" / test) for test in TESTS[module])])
         os._exit(int(code))
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
     finally:
-        os._exit(1)
+        os._exit(BROKEN)
 
 
 def main(module, count=None):
     "Run the tests on mutants of a module, and note how many were seen."
-    import hypothesis, matplotlib.pyplot, pandas, scipy.stats, statsmodels.stats.power, torch  # noqa: E401, F401 (loaded once)
+    import matplotlib.pyplot, pandas, scipy.stats, statsmodels.stats.power, torch  # noqa: E401, F401 (loaded once)
 
     source = (ROOT / "fmm_nb" / f"{module}.py").read_text(encoding="utf-8")
     assert not seen(module, source), "its tests fail on the module as it is"

@@ -139,6 +139,7 @@ def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, m
         ("run 03 --scale paper", "mnist is not on this machine"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.* is not on this machine. its fingerprint")
 def test_a_mistake_is_one_line_and_exit_code_2(line, message, capsys, monkeypatch):
     monkeypatch.delenv("FMM_DATA", raising=False)
     assert main(line.split()) == 2

@@ -115,7 +115,8 @@ def sensitive(heights, loss=0.5, **columns):
 
 
 def test_correlations_over_the_arms_follow_from_the_rows_of_all_arms():
-    rows = planned(sensitive({arm: 1.0 + place for place, arm in enumerate(GOOD)}), "smoke", "05_sensitivity")
+    known = sensitive({arm: 1.0 + place for place, arm in enumerate(GOOD)})
+    rows = planned(pd.concat([known, known.head(1).assign(key="0" * 16)]), "smoke", "05_sensitivity")
     over = rows[rows.model == "all"].pivot(index="seed", columns="sensitivity", values="correlation_with_error")
     assert len(over) == SCALES["smoke"].seeds and (over.jacobian_logits > 0.9).all() and (over.output_sensitivity < -0.9).all()
     assert "all" not in set(planned(rows[rows.model != "am_tanh"], "smoke", "05_sensitivity").model)
@@ -223,6 +224,16 @@ def test_the_highest_scale_with_all_of_a_claim_is_shown(build):
     assert shown.verdict[["M14", "M21"]].tolist() == ["contradicted", "supported"] and shown.evidence["M14"]
 
 
+def test_a_whole_set_wins_over_its_part():
+    both = pd.concat([rows_of(), rows_of(data="mnist")])
+    assert set(planned(both, "smoke", PAGE).data) == set(planned(both[::-1], "smoke", PAGE).data) == {"mnist"}
+
+
+def test_a_page_shows_the_claims_that_it_decides(build):
+    shown = claims.of_page(PAGE, rows_of(), "smoke", build(rows_of()))
+    assert shown.id.tolist() == [id for id, claim in CLAIMS.items() if claim.experiment == PAGE] and shown.verdict[shown.id == "M14"].tolist() == ["supported"]
+
+
 def test_image_sets_that_are_not_known_decide_nothing():
     assert planned(rows_of().assign(data="no_such_set"), "smoke", PAGE).empty
 
@@ -233,6 +244,9 @@ def test_claims_are_traced_by_their_kind(build):
     assert lines[:3] == ["M14: supported, no evidence (scale smoke)", f"decided by the page {PAGE}", f"from 6 rows of rows/{PAGE}.csv, column test_accuracy_percent"]
     assert lines[3].startswith("net ") and lines[3].endswith(": am on mnist_mini, seed 0") and len(lines) == 9
     assert claims.trace("M15", "smoke", folder)[2:] == [f"from 0 rows of rows/{PAGE}.csv, column test_accuracy_percent"]
-    append_rows(folder / "smoke" / "rows" / "02_importance.csv", rows_of())
+    assert claims.trace("M25", "smoke", folder)[2].startswith("from ")
+    append_rows(folder / "smoke" / "rows" / "02_importance.csv", rows_of(scores_order_agreement=1.0))
     gain = claims.trace("M10", "smoke", folder)
     assert "rests on M14, attention's gain on mnist" in gain and "rests on M15, attention's gain on cifar10" in gain
+    assert {line.split()[2] for line in gain if line.startswith("net ")} <= {"am", "cnn", "am_static"}
+    assert "column scores_order_agreement" in claims.trace("M5", "smoke", folder)[2]

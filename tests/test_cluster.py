@@ -33,6 +33,7 @@ def started():
         for left in [*family(process), process]:
             left.kill()
         process.wait()
+        process.stdout.close()
 
 
 def family(process):

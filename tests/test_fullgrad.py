@@ -162,14 +162,13 @@ class Square(torch.autograd.Function):
         return 2 * context.saved_tensors[0] * gradient
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @pytest.mark.parametrize(
     ("hidden", "message"),
     [
         (lambda: Through(Square.apply), "Square has no forward-mode derivative"),
         (lambda: Through(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.SiLU()))), "step has no forward-mode derivative"),
         (lambda: Through(nn.BatchNorm2d(1, track_running_stats=False)), "give it running statistics"),
-        (lambda: Through(lambda x: F.grid_sample(x, torch.zeros(len(x), 5, 5, 2, dtype=x.dtype))), "grid_sample has no forward-mode derivative"),
+        (lambda: Through(lambda x: F.grid_sample(x, torch.zeros(len(x), 5, 5, 2, dtype=x.dtype), align_corners=False)), "grid_sample has no forward-mode derivative"),
     ],
 )
 def test_what_cannot_be_looked_into_is_named(hidden, message):

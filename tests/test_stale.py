@@ -164,6 +164,16 @@ def test_an_answer_that_changed_executes_the_paper(done):
     assert stale(build) == {"03_multiplication": ["made answers/03_multiplication.json"], "paper": ["answers/03_multiplication.json"]}
 
 
+def test_a_training_on_imagenet_is_taken_up_by_its_page_alone(tmp_path):
+    pages = [batch.Page(name, "smoke", tmp_path) for name in ("03_multiplication", "15_imagenet_cost")]
+    before = [batch.inputs(page) for page in pages]
+    log = tmp_path / "imagenet" / "resnet50" / "log.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("epoch,top1\n")
+    new = [set(batch.inputs(page)) - set(old) for page, old in zip(pages, before)]
+    assert new == [set(), {"imagenet/resnet50/log.csv"}]
+
+
 def test_a_net_of_a_page_that_changed_is_named_old_and_new(done, monkeypatch):
     root, build = done
     monkeypatch.setattr(batch, "specs", lambda name, scale, real=batch.specs: [replace(spec, protocol=replace(spec.protocol, epochs=spec.protocol.epochs + 1)) for spec in real(name, scale)])

@@ -5,14 +5,21 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmm_nb import statistics
+from fmm_nb.agreement import cosine, kendall_tau
 from fmm_nb.cli import main
 from fmm_nb.errors import InputError
+from fmm_nb.gates import unit
+from fmm_nb.models import create_model
 from fmm_nb.results import append_rows, packed, read_rows, unpacked
+from fmm_nb.saliency import FullGrad, attention_weights, channel_importance, fullgrad_terms
+from fmm_nb.sensitivity import jacobian_norm
 from fmm_nb.specs import Protocol, Spec, from_dict, to_dict
+from fmm_nb.trajectories import curves, roughness
 
 LETTERS = "am03_-[]:é中\n\0 '/."
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -75,7 +82,83 @@ def test_rows_come_back_bit_for_bit(tmp_path_factory, values, name):
 
 
 @few
-@given(st.sampled_from(["list", "why", "claims", "data check", "run --dry-run", "run --scale", "why --scale"]), st.text(LETTERS, max_size=6))
+@given(numbers, numbers, numbers, numbers)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_asked_of_samples(a, b, c, d):
+    answer(lambda: statistics.interaction(a, b, c, d))
+    answer(lambda: statistics.mediation(a, b, c, d))
+    mean = answer(lambda: statistics.mean_interval(a))
+    assert mean is None or not math.isfinite(sum(mean)) or mean[1] <= mean[0] <= mean[2]
+    assert 0 < (answer(lambda: statistics.rank_test(a, b)) or 1.0) <= 1 + 1e-9
+    together = answer(lambda: statistics.rank_correlation(a[: len(b)], b[: len(a)]))
+    assert together is None or math.isnan(together) or abs(together) <= 1 + 1e-9
+
+
+@few
+@given(st.sampled_from(["cnn", "am", "am_half", "wrn16_4", "resnet_b1_atac", "cn", "wrn16_"]) | anything, anything, anything, anything)
+def test_nets(name, channels, size, classes):
+    with torch.device("meta"):  # shapes without memory
+        net = answer(lambda: create_model(name, channels, size, classes))
+        assert net is None or net.eval()(torch.zeros(1, channels, size, size)).shape == (1, classes)
+
+
+@few
+@given(st.sampled_from(["relu", "atac", "se", "swsh"]) | anything, anything)
+def test_units(name, channels):
+    with torch.device("meta"):
+        made = answer(lambda: unit(name, channels))
+        assert made is None or made(torch.zeros(2, channels, 4, 4)).shape == (2, channels, 4, 4)
+
+
+@few
+@given(numbers, numbers)
+def test_two_scorings(a, b):
+    a, b = (torch.tensor([scores[: min(len(a), len(b))]], dtype=torch.float64) for scores in (a, b))
+    for compare in (kendall_tau, cosine):
+        found, turned = compare(a, b), compare(b, a)
+        assert found.shape == (1,) and (found.isnan().all() or (found.abs() <= 1 + 1e-9).all())
+        torch.testing.assert_close(found, turned, equal_nan=True)
+
+
+@few
+@given(st.lists(st.integers(0, 3), max_size=3), st.integers(0, 20), st.booleans(), st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 1e300]))
+def test_curves_of_any_shape(before, points, closed, value):
+    curve = torch.rand(*before, points, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    curve[..., :1, :] = value
+    found = answer(lambda: roughness(curve, closed))
+    assert found is None or {tuple(measure.shape) for measure in found.values()} == {(*before, 2)}
+
+
+NET = create_model("am").eval()
+ASKED = {
+    "terms": lambda x: fullgrad_terms(NET, x).output,
+    "maps": lambda x: FullGrad(NET).attribute(x),
+    "weights": lambda x: next(iter(attention_weights(NET, x).values())),
+    "importance": lambda x: next(iter(channel_importance(NET, x).values())),
+    "jacobian": lambda x: jacobian_norm(NET, x),
+    "curves": lambda x: curves(NET, x),
+}
+
+
+@settings(few, max_examples=40)
+@given(st.sampled_from(list(ASKED)), st.integers(0, 2), st.sampled_from([0.0, 1.0, -1.0, float("nan"), float("inf"), 1e30, 1e-30]), st.booleans())
+def test_images_of_any_content(asked, count, value, strided):
+    "An answer for each image, and nothing altered: not the images, not the net."
+    x = torch.rand(count, 28, 28, 1, generator=torch.Generator().manual_seed(0))
+    x[:, 7:] = value
+    x = x.movedim(3, 1) if strided else x.movedim(3, 1).contiguous()
+    before = x.clone()
+    found = answer(lambda: ASKED[asked](x))
+    assert found is None or len(found) == count
+    assert torch.equal(x.nan_to_num(), before.nan_to_num()) and not NET.training and all(p.requires_grad and p.grad is None for p in NET.parameters())
+
+
+COMMANDS = ["list", "why", "claims", "claims --scale", "data check", "run --dry-run", "run --scale", "run 01 --dry-run --workers", "why --scale"]
+COMMANDS += ["publish --scale", "paper --scale", "bundle --scale", "slice --scale", "slice 01 --minutes x", "imagenet --data /nowhere"]
+
+
+@few
+@given(st.sampled_from(COMMANDS), st.text(LETTERS, max_size=6))
 def test_the_command_line(capsys, command, word):
     try:
         code = main([*command.split(), word])
