@@ -120,6 +120,12 @@ def test_a_cluster_that_loses_a_worker_and_its_scheduler_ends_the_run(started, t
     assert run.returncode == 0 and "page paper: done" in said, said
     assert (tmp_path / "run" / "smoke" / "rows" / "tiny.csv").read_bytes() == whole
 
+    run = started(HERE / "tiny_run.py", tmp_path / "stopped", "--scheduler", address)
+    until(lambda: any((tmp_path / "stopped").glob("store/*.checkpoint")), run)
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=LIMIT)[0]
+    assert run.returncode == 130 and "fmm: stopped; what was finished is kept" in said and "Traceback" not in said, said
+
 
 @pytest.mark.parametrize("address, said", [("tcp://127.0.0.1:9", "no scheduler answers at 'tcp://127.0.0.1:9'"), ("nonsense://x", "'nonsense://x' is no address of a scheduler")])
 def test_a_scheduler_that_is_none_is_told_in_one_line(started, tmp_path, address, said):

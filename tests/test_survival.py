@@ -16,7 +16,7 @@ def outcomes(built_once):
     "What each trial found; one process makes all of them, since torch takes long to load."
 
     def make(folder):
-        done = subprocess.run([sys.executable, HERE / "faults.py", folder, *TRIALS], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+        done = subprocess.run([sys.executable, HERE / "faults.py", folder, *TRIALS], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]
         (folder / "found.json").write_text(done.stdout)
 
