@@ -3,6 +3,7 @@
     python tests/tiny_run.py FOLDER [option of fmm run …]
 """
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ if __name__ in ("__main__", "__mp_main__"):  # here, and in the process of the p
     batch.specs = lambda name, scale: NETS
     batch.inputs = lambda page: {f"net {spec.seed}": spec.key for spec in NETS}
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     folder = Path(sys.argv[1]).resolve()
     if not (folder / "page.ipynb").exists():
         write_page(folder)
