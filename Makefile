@@ -1,7 +1,7 @@
 # make paper   run what is missing and render the HTML edition (SCALE=smoke|cpu|paper, WORKERS=2)
 # make test    check everything
 # make bench   training, measures and commands against plain ways and floors (nothing else should run meanwhile)
-# make torture kills, faults, crowds and damaged files, for an hour; its record is data/results/torture
+# make torture kills, faults, crowds and damaged files, for an hour and a half; its record is data/results/torture
 # make coverage  whether tests take every branch of what keeps nets and decides claims (a minute)
 # make lab     open JupyterLab
 # make bundle  pack the study for a GPU machine without a network; make gpu-run  there: eight minutes of it (MINUTES=8)

@@ -543,6 +543,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                    'fmm_nb.objections.learning': ('lib/objections.html#learning', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.of_one_part': ('lib/objections.html#of_one_part', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.otherwise': ('lib/objections.html#otherwise', 'fmm_nb/objections.py'),
+                                   'fmm_nb.objections.otherwise_above': ('lib/objections.html#otherwise_above', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.over_all': ('lib/objections.html#over_all', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.paired': ('lib/objections.html#paired', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.without_a_gain': ('lib/objections.html#without_a_gain', 'fmm_nb/objections.py')},

@@ -296,7 +296,8 @@ def main(
         return 2
     except KeyboardInterrupt:
         print("fmm: stopped; what was finished is kept, the same command goes on", file=sys.stderr)
-        gc.freeze() if argv is None else None
+        if argv is None:
+            gc.freeze()
         return 130
     except BrokenPipeError:  # the reader, for example head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

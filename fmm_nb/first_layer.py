@@ -123,6 +123,7 @@ def first_layer(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, half: bool)
     """x [N, 1, H, H] float32, H even → the 2×2 max-pool [N, O, H/2, H/2] of its 3×3 convolution (padded by one), and the means [N, O] before pooling.
 
     With `relu` both are of the activated map; with `half` it is computed in bfloat16, else in float32. `x` gets no gradient."""
+    assert x.shape[1] == 1, "the kernel reads one channel"
     pooled, means = _empty(x, weight, half)
     _forward[(len(x),)](x.contiguous(), weight.contiguous(), bias, pooled, means, **_sizes(x, weight, relu))
     return pooled, means

@@ -256,8 +256,9 @@ def unit(
     channels: int,  # C of the maps that it will see
 ) -> nn.Module:  # [N, C, H, W] → [N, C, H, W]
     "A fresh activation unit; raises `InputError` for a name that does not exist."
-    known = UNITS if str(name) in UNITS else all_units()
-    if str(name) not in known:
+    name = str(name)
+    known = UNITS if name in UNITS else all_units()
+    if name not in known:
         raise unknown("unit", name, known)
     return known[name](whole_number("channels", channels))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAIN', 'NOT_ASKED', 'CONTROLS', 'AGAINST', 'ABOUT_THE_GAIN', 'paired', 'best_snapshots', 'otherwise', 'hostile',
            'hostile_table', 'changed', 'caveats', 'controls', 'as_attention', 'over_all', 'of_one_part',
-           'without_a_gain', 'learning', 'kept_epochs', 'lag']
+           'without_a_gain', 'otherwise_above', 'learning', 'kept_epochs', 'lag']
 
 # %% ../nbs/lib/55_objections.ipynb #0493468e
 import json
@@ -14,10 +14,10 @@ import re
 import numpy as np
 import pandas as pd
 
-from .article import SETS, Findings, quantity
+from .article import Findings, quantity
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .figures import label
-from .judgement import CLAIMS, GAINS, Claim, equal_loss, variant
+from .judgement import CLAIMS, GAINS, SETS, Claim, equal_loss, variant
 from .plan import by_arm
 from .results import whole_set
 from .rules import ALPHA
@@ -167,13 +167,20 @@ def of_one_part(claims: pd.DataFrame) -> list[str]:  # ids
     return claims.id[(counts[0] < counts[1]) & claims.verdict.isin(["supported", "contradicted"])].tolist()
 
 # %% ../nbs/lib/55_objections.ipynb #ab8ad119
-ABOUT_THE_GAIN = ("M16", "M17", "M20", "M21", "M22", "M25", "M26", "M46", "M49", "M50")
+ABOUT_THE_GAIN = ("M16", "M17", "M20", "M21", "M22", "M23", "M24", "M25", "M26", "M46", "M49", "M50")
 
 
 def without_a_gain(claims: pd.DataFrame) -> list[str]:  # ids
     "The decided claims about attention's gain that name an image set on which it is not supported."
     lacking = {data for data, gain in GAINS.items() if claims.set_index("id").verdict[gain] != "supported"}
     return [row.id for row in claims.itertuples() if row.id in ABOUT_THE_GAIN and row.verdict in ("supported", "contradicted") and lacking & set(CLAIMS[row.id].data)]
+
+# %% ../nbs/lib/55_objections.ipynb #a01d1571
+def otherwise_above(found: Findings) -> list[str]:  # ids
+    "The claims of which a higher scale has a part whose estimate lies on the other side, its interval leaving zero out."
+    both = found.partial.merge(found.estimates, on=["claim", "data", "contrast"], suffixes=("", "_decided"))
+    apart = ((both.low > both["null"]) | (both.high < both["null"])) & ((both.difference - both["null"]) * (both.difference_decided - both["null"]) < 0)
+    return list(dict.fromkeys(both.claim[apart]))
 
 # %% ../nbs/lib/55_objections.ipynb #bb0ab1b4
 def learning(

@@ -137,7 +137,8 @@ def in_words(
     run = found[found.word != "not run"]
     if not len(run):
         return ["Did it reproduce? Nothing was run anew: every number is read from published rows, or no claim has all the nets that it needs."]
-    other, apart = (", ".join(run.id[mask]) for mask in (run.word == "other way", run.apart > 0))
+    inside = {row.id: " (inside the published interval)" for row in run.itertuples() if row.cells and row.inside == row.cells}
+    other, apart = (", ".join(id + inside.get(id, "") for id in run.id[mask]) for mask in (run.word == "other way", run.apart > 0))
     lines = [] if SCALES[scale].evidence else [f"Scale {scale} is no evidence: what follows compares so short a run with full ones, and says nothing for or against either."]
     lines += [f"Did it reproduce? Of {len(CLAIMS)} claims {len(run)} were run anew at scale {scale}: {(run.word == 'same way').sum()} point the same way as the published results" + (f", not so {other}." if other else ".")]
     lines += [f"Of {run.cells.sum()} estimates {run.inside.sum()} lie inside the published intervals" + (f"; intervals that do not touch: {apart}." if apart else ", and all intervals touch.")]

@@ -224,10 +224,12 @@ def _by_pools(
 # %% ../nbs/lib/18_store.ipynb #175e35ed
 def _answers(pool: Executor, folder: Path, groups: list[list[Spec]]) -> Iterator[tuple[list[Spec], str | None]]:
     "How the training of each group went; what broke the pool is raised when all that could be finished is told."
+    futures, broke = {}, None
     try:
-        futures, broke = {pool.submit(train_group, folder, group, None): group for group in groups}, None
+        for group in groups:
+            futures[pool.submit(train_group, folder, group, None)] = group
     except (OSError, EOFError) as error:  # the server that forks workers was killed, and begins anew with the next pool
-        raise BrokenExecutor(reason(error)) from error
+        broke = BrokenExecutor(reason(error))
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, timeout=5, return_when=FIRST_COMPLETED)

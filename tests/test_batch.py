@@ -97,6 +97,7 @@ def test_publishing_a_page_adds_its_rows_and_leaves_other_pages_alone(root, tmp_
 
 
 def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
+    "On the nets of build/store, which `make paper` takes too; trained here where they are not there yet."
     page = repository() / "nbs" / "experiments" / f"{NAME}.ipynb"
     given = {"scale": "smoke", "seeds": 2, "datasets": "mnist_mini", "store": build_folder() / "store", "out": tmp_path / "out"}  # the study's own nets: trained once
     command = [sys.executable, "-m", "papermill", str(page), str(tmp_path / "out.ipynb"), "--no-progress-bar", "-k", "python3"]
@@ -239,7 +240,7 @@ def test_ctrl_c_is_one_line_and_no_search_for_garbage(capsys, monkeypatch):
 
     monkeypatch.setitem(cli.COMMANDS, "doctor", (stopped, "fmm doctor", []))
     monkeypatch.setattr(sys, "argv", ["fmm", "doctor"])
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     before = gc.get_freeze_count()
     try:
         assert main(["doctor"]) == 130 and gc.get_freeze_count() == before

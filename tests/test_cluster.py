@@ -86,7 +86,7 @@ def test_a_run_that_is_killed_needs_nothing_but_the_same_command(started, tmp_pa
 
     run = started(HERE / "tiny_run.py", folder)
     until(lambda: any(folder.glob("store/*.json")), run)
-    for worker in those(run, "forkserver")[-1:]:  # the youngest: one that trains, or has trained
+    for worker in those(run, "forkserver")[-1:]:  # the youngest: one that trains; none where all is trained by now
         worker.kill()
     kernel = until(lambda: those(run, "ipykernel"), run)
     kernel[0].kill()

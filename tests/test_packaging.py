@@ -147,7 +147,7 @@ def test_both_papers_are_cited():
     assert len(cited) == 2
     for work in cited:
         assert work["title"] in archive and work["title"] in (ROOT / "README.md").read_text()
-        assert all(author["family-names"] in archive for author in work["authors"])
+        assert all(f". {author['family-names']}" in archive for author in work["authors"])
 
 
 @pytest.mark.parametrize("first", ["# on your own model", "# with a trained net that comes along"])
