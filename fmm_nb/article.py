@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOLD', 'QUESTIONS', 'ADVICE', 'Findings', 'findings', 'quantity', 'numbers', 'partly', 'of_parts', 'word_of',
-           'sentences', 'sentence', 'say', 'told_reported', 'answers_in_brief', 'surprises', 'advice', 'claim_table',
-           'quantity_alone', 'tally']
+           'sentences', 'sentence', 'say', 'answers_in_brief', 'surprises', 'advice', 'claim_table', 'quantity_alone',
+           'tally']
 
 # %% ../nbs/lib/54_article.ipynb #7c02bba0
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .claims import CLAIMS, table, tables_of
+from .claims import CLAIMS, table, tables_of, told_reported
 from .comparisons import as_difference, as_ratio
 from .judgement import SETS
 from .files import data_folder
@@ -133,14 +133,6 @@ def say(
     rest = [numbers(found, id), partly(found, id), f"reported {told_reported(id)}" if reported and told_reported(id) else "", row.note if CLAIMS[id].kind == "mediation" else ""]
     basis = f"{id} *{row.verdict}*" + (f" at {row.scale}" if row.scale else "")
     return f"{sentence(found, id)} ({': '.join(filter(None, [basis, ', '.join(filter(None, rest))]))})."
-
-
-def told_reported(id: str) -> str:
-    "What the source reports of a claim, in its unit; a range where it reports many."
-    claim = CLAIMS[id]
-    values = sorted(float(value) for value in claim.reported.split(";") if value)
-    show = lambda value: f"×{np.exp(value):.2f}" if claim.primary.startswith("log ") else f"{value:+.3g}".replace("-", "−")
-    return " to ".join(dict.fromkeys(map(show, (values[0], values[-1])))) if values else ""
 
 # %% ../nbs/lib/54_article.ipynb #516918d8
 QUESTIONS = {
