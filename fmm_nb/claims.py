@@ -8,6 +8,7 @@ __all__ = ['tables_of', 'tables_in', 'planned', 'table', 'of_page', 'markdown', 
 
 # %% ../nbs/lib/28_claims.ipynb #14791fc2
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def _numbers(row: dict) -> str:
     elif not np.isnan(row["measured"]):
         parts.append(f"measured {show(row['measured'])} [{show(row['low'])}, {show(row['high'])}] {row['unit'].removeprefix('log ratio')}".strip())
     if row["reported"]:
-        parts.append(f"reported {told_reported(row['id'])}")
+        parts.append(f"reported {_ends(row['reported'], show)}")
     if not np.isnan(row["detectable"]):
         parts.append(f"could have seen {show(row['detectable'])}")
     return "; ".join(parts)
@@ -168,9 +169,13 @@ def _numbers(row: dict) -> str:
 
 def told_reported(id: str) -> str:
     "What the source reports of a claim, in its unit; a range where it reports many."
-    claim = CLAIMS[id]
-    values = sorted(float(value) for value in claim.reported.split(";") if value)
-    show = lambda value: f"×{np.exp(value):.2f}" if claim.primary.startswith("log ") else f"{value:+.3g}".replace("-", "−")
+    ratio = CLAIMS[id].primary.startswith("log ")
+    return _ends(CLAIMS[id].reported, lambda value: f"×{np.exp(value):.2f}" if ratio else f"{value:+.3g}".replace("-", "−"))
+
+
+def _ends(reported: str, show: Callable[[float], str]) -> str:
+    "From the smallest to the largest of the reported values."
+    values = sorted(float(value) for value in reported.split(";") if value)
     return " to ".join(dict.fromkeys(map(show, (values[0], values[-1])))) if values else ""
 
 # %% ../nbs/lib/28_claims.ipynb #0fe88f65

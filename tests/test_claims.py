@@ -172,7 +172,7 @@ def test_a_claim_is_two_lines_on_the_site():
     ratio |= {"depends_on": "best epoch", "note": "why", "experiment": "03"}
     assert claims.markdown(pd.DataFrame([ROW, points, ratio]), {"03": "the page"}).splitlines()[2:] == [
         "| M14 | **supported** | S. *(P)* |",
-        "| M14 | **supported** | S. *(P)*<br>measured −1.23 [−2, −0.5] points; reported −0.4, +0.83 |",
+        "| M14 | **supported** | S. *(P)*<br>measured −1.23 [−2, −0.5] points; reported −0.4 to +0.83 |",
         "| M1 | undecided | S. *(P)*<br>measured ×2 [×1, ×3]; reported ×2; could have seen ×1.5; depends on: best epoch; why; the page |",
     ]
 
