@@ -398,6 +398,8 @@ def replace_activations(
     "A copy of a net in which a fresh unit stands for every call of an activation; `InputError` if it cannot be made."
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise InputError(f"the activation to replace is given as a class of modules, for example nn.ReLU, got {kind!r}")
+    if not callable(make):
+        raise InputError(f"a function of the channels makes what takes its place, for example lambda channels: unit('atac', channels), got {make!r}")
     model = deepcopy(model)
     graph, modules = _trace(model, kind), dict(model.named_modules())
     calls = [node for node in graph.nodes if _is_call(node, modules, kind)]

@@ -8,18 +8,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fmm_nb import statistics
 from fmm_nb.agreement import cosine, kendall_tau
 from fmm_nb.cli import main
 from fmm_nb.errors import InputError
-from fmm_nb.gates import unit
+from fmm_nb.gates import replace_activations, unit
 from fmm_nb.models import create_model
 from fmm_nb.results import append_rows, packed, read_rows, unpacked
 from fmm_nb.saliency import FullGrad, attention_weights, channel_importance, fullgrad_terms
-from fmm_nb.sensitivity import jacobian_norm
+from fmm_nb.sensitivity import jacobian_norm, output_sensitivity
 from fmm_nb.specs import Protocol, Spec, from_dict, to_dict
-from fmm_nb.trajectories import curves, roughness
+from fmm_nb.trajectories import curves, ellipse, roughness
 
 LETTERS = "am03_-[]:é中\n\0 '/."
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -151,6 +152,31 @@ def test_images_of_any_content(asked, count, value, strided):
     found = answer(lambda: ASKED[asked](x))
     assert found is None or len(found) == count
     assert torch.equal(x.nan_to_num(), before.nan_to_num()) and not NET.training and all(p.requires_grad and p.grad is None for p in NET.parameters())
+
+
+SMALL = st.sampled_from([0, 1, 2, -1, True, 0.5, 1e-3, float("nan"), float("inf"), "1", None, [], 1e300])
+
+
+@settings(few, max_examples=40)
+@given(SMALL, SMALL, SMALL, st.sampled_from(["official", "centred", "offical", "", None, 3]))
+def test_the_spread_under_noise(sigma, draws, seed, definition):
+    found = answer(lambda: output_sensitivity(NET, torch.zeros(2, 1, 28, 28), sigma, draws, seed, definition))
+    assert found is None or found >= 0
+
+
+@few
+@given(st.lists(st.sampled_from([(1, 4, 4), (3, 4, 4), (1, 5, 4), (4, 4), (0, 4, 4), ()]), min_size=3, max_size=3), SMALL)
+def test_paths_through_three_images(shapes, points):
+    path = answer(lambda: ellipse(*map(torch.ones, shapes), points))
+    assert path is None or path.shape == (points, *shapes[0])
+
+
+@few
+@given(st.sampled_from([nn.ReLU, nn.Tanh, nn.Module, int, "ReLU", None]), st.sampled_from([lambda channels: unit("atac", channels), lambda channels: None, 3, None]))
+def test_what_takes_the_place_of_activations(kind, make):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26**2, 2))
+    found = answer(lambda: replace_activations(net, kind, make))
+    assert isinstance(net[1], nn.ReLU) and (found is None or found(torch.zeros(1, 1, 28, 28)).shape == (1, 2))
 
 
 COMMANDS = ["list", "why", "claims", "claims --scale", "data check", "run --dry-run", "run --scale", "run 01 --dry-run --workers", "why --scale"]
