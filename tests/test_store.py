@@ -192,7 +192,7 @@ KILLED, REFUSED = BrokenExecutor("killed"), ConnectionRefusedError("no server fo
     "outcomes, answers",
     [
         ([REFUSED, None, None], [None, None]),  # where workers cannot be started a new pool tries again
-        ([None, EOFError(), "too small", None], ["too small", None]),
+        ([None, EOFError(), "too small"], [None, "too small"]),  # what it took before is finished
         ([None, KILLED, None], [None, None]),  # so it does with what a worker that was killed was at
         ([None, CancelledError(), None], [None, None]),  # or what a scheduler that was lost knew of
         ([None, ..., None], [None, None]),
