@@ -2,7 +2,7 @@
 # make test    check everything
 # make bench   training, measures and commands against plain ways and floors (nothing else should run meanwhile)
 # make torture kills, faults, crowds and damaged files, for an hour and a half; its record is data/results/torture
-# make coverage  whether tests take every branch of what keeps nets and decides claims (a minute)
+# make coverage  whether tests take every branch of what keeps nets and decides claims (two minutes)
 # make lab     open JupyterLab
 # make bundle  pack the study for a GPU machine without a network; make gpu-run  there: eight minutes of it (MINUTES=8)
 # make venv LOCKED=1   the packages of .venv by their hashes (requirements.lock); then make test and make paper take these
