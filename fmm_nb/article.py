@@ -17,8 +17,8 @@ import pandas as pd
 
 from .claims import CLAIMS, table, tables_of, told_reported
 from .comparisons import as_difference, as_ratio
-from .judgement import SETS
 from .files import data_folder
+from .judgement import SETS
 from .plan import SCALES
 from .reproduction import estimates
 

@@ -136,8 +136,8 @@ def depends_on(claim: Claim, rows: pd.DataFrame, wanted: dict, found: Effect) ->
     if pair:
         others["equal training loss"] = equal_loss(rows, *pair, claim.primary)
     apart = claim.kind != "equivalence" and not _holds_zero(found)
-    turns = {name: "" if other.difference * found.difference < 0 else OPEN for name, other in others.items() if other and (other.difference * found.difference < 0 or apart and _holds_zero(other))}
-    return ", ".join(name + open for name, open in turns.items())
+    turned = {name: other.difference * found.difference < 0 for name, other in others.items() if other}
+    return ", ".join(name if turned[name] else name + OPEN for name in turned if turned[name] or apart and _holds_zero(others[name]))
 
 
 OPEN = " (holds zero)"  # after the name of a variant whose interval does

@@ -73,5 +73,5 @@ def results_page(pages, scale, root, links):
     folders = [(root / "build" / scale, f"Your build (scale {scale}{': not evidence' if scale == 'smoke' else ''})")]
     kept = [root / "data" / "results" / name for name in ("paper", "cpu", "smoke")]
     folders += [(p, f"Published (scale {p.name})") for p in kept if p.is_dir()]
-    folders += [(p, "Training speed (make bench)") for p in [root / "data" / "results" / "bench"] if p.is_dir()]
+    folders += [(p, "Speed (make bench)") for p in [root / "data" / "results" / "bench"] if p.is_dir()]
     return text + "\n".join(group(f, title, root, links) for f, title in folders if any(f.rglob("*.csv")))
