@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from fmm_nb.activations import replace_activations
 from fmm_nb.errors import InputError
-from fmm_nb.gates import Gated, all_units, frozen_gates, gates_of, read_gates, replace_activations, replace_gate, unit
+from fmm_nb.gates import Gated, all_units, frozen_gates, gates_of, read_gates, replace_gate, unit
 from fmm_nb.models import create_model, list_models
 from fmm_nb.vision import prepare_torchvision
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fmm_nb import statistics
+from fmm_nb.activations import replace_activations
 from fmm_nb.agreement import cosine, kendall_tau
 from fmm_nb.cli import main
 from fmm_nb.errors import InputError
-from fmm_nb.gates import replace_activations, unit
+from fmm_nb.gates import unit
 from fmm_nb.models import create_model
 from fmm_nb.results import append_rows, packed, read_rows, unpacked
 from fmm_nb.saliency import FullGrad, attention_weights, channel_importance, fullgrad_terms
