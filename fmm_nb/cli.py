@@ -65,7 +65,7 @@ def list_(args) -> int:
 # %% ../nbs/lib/31_cli.ipynb #b807db29
 def list_experiments(args) -> list[tuple]:
     "Experiments at a scale: state, nets there of all, title."
-    from fmm_nb.batch import status
+    from fmm_nb.pages import status
 
     rows = [(s["name"], s["state"], f"{s['nets'] - s['missing']} of {s['nets']}", s.get("why", s["title"])) for s in status(args.scale)]
     return [(f"experiment ({args.scale})", "state", "nets", "question"), *rows]
@@ -91,9 +91,9 @@ def list_data(args) -> list[tuple]:
 # %% ../nbs/lib/31_cli.ipynb #495a8b7f
 def why(args) -> int:
     "Where something in the paper comes from, what a run would change, and for what reason."
-    from fmm_nb import batch
+    from fmm_nb.pages import explain
 
-    print("\n".join(batch.explain(args.name, args.scale)) or f"{args.name} is up to date at scale {args.scale}")
+    print("\n".join(explain(args.name, args.scale)) or f"{args.name} is up to date at scale {args.scale}")
     return 0
 
 

@@ -136,7 +136,7 @@ def pack(
     build: Path | None = None,  # None: build/
 ) -> Path:
     "Write what a scale has made to an archive."
-    from fmm_nb.batch import Page, measured, possible, state
+    from fmm_nb.pages import Page, measured, possible, state
     from fmm_nb.plan import specs
 
     build = build or build_folder()

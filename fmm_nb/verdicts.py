@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import fmm_nb
-from .batch import NOT_INPUTS
 from .errors import InputError
 from .files import build_folder, cache_folder, data_folder, published_folder, sha256, written
+from .pages import NOT_INPUTS
 from .plan import SCALES, scale_of
 from .sources import available, fingerprint
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from fmm_nb import batch, cli
+from fmm_nb import batch, cli, pages
 from fmm_nb.cli import main
 from fmm_nb.files import build_folder, repository
 
@@ -25,7 +25,7 @@ def page_of(folder, code):
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=[parameters, nbformat.v4.new_code_cell(code)]), source)
 
-    class Page(batch.Page):
+    class Page(pages.Page):
         "A page of another folder."
 
         source = property(lambda self: source)
@@ -36,18 +36,19 @@ def page_of(folder, code):
 @pytest.fixture
 def root(monkeypatch, tmp_path):
     "Relative names of inputs need the page to lie in the repository; here it lies in a folder of its own."
-    monkeypatch.setattr(batch, "inputs", lambda page: {"page": page.source.read_text()[-200:]})
+    for module in (batch, pages):
+        monkeypatch.setattr(module, "inputs", lambda page: {"page": page.source.read_text()[-200:]})
     return tmp_path
 
 
 def test_a_good_page_is_put_in_place_with_its_stamp(root):
     page = page_of(root, GOOD)
-    assert batch.state(page) == "missing"
+    assert pages.state(page) == "missing"
     assert batch.execute(page) is None
-    assert batch.state(page) == "done" and not list((page.out / "failed").glob("*.ipynb"))
+    assert pages.state(page) == "done" and not list((page.out / "failed").glob("*.ipynb"))
     assert json.loads(page.answer.read_text())["scale"] == "smoke"
     page_of(root, GOOD + "\n# another")
-    assert batch.state(page) == "stale" and [name for name, *_ in batch.changes(page)] == ["page"]
+    assert pages.state(page) == "stale" and [name for name, *_ in pages.changes(page)] == ["page"]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,8 @@ def test_published_pages_have_no_folder_of_this_machine(root):
 
 
 def test_publishing_a_page_adds_its_rows_and_leaves_other_pages_alone(root, tmp_path):
-    page, results = batch.Page(NAME, "smoke", root), tmp_path / "kept"
-    for path, text in {page.target: json.dumps({"metadata": {}, "cells": []}), page.answer: "{}", page.stamp: json.dumps(batch.inputs(page))}.items():
+    page, results = pages.Page(NAME, "smoke", root), tmp_path / "kept"
+    for path, text in {page.target: json.dumps({"metadata": {}, "cells": []}), page.answer: "{}", page.stamp: json.dumps(pages.inputs(page))}.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     row = "key,measure_version,model,data,seed,precision,value\n"
@@ -195,14 +196,14 @@ def test_listing_and_explaining_import_nothing_heavy(line, tmp_path):
 
 
 def test_a_second_paper_executes_no_page_and_imports_nothing_heavy(tmp_path):
-    pages = [batch.Page(name, "smoke", tmp_path) for name in (*batch.EXPERIMENTS, "paper")]
-    for page in pages:
+    every = [pages.Page(name, "smoke", tmp_path) for name in (*batch.EXPERIMENTS, "paper")]
+    for page in every:
         for path, text in ((page.target, "{}"), (page.answer, "{}")):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-    for page in pages:
+    for page in every:
         page.stamp.parent.mkdir(exist_ok=True)
-        page.stamp.write_text(json.dumps(batch.inputs(page)))
+        page.stamp.write_text(json.dumps(pages.inputs(page)))
     code = f"""import sys; from pathlib import Path; from fmm_nb import batch
 batch._site = lambda scale, build: []
 batch._papermill = batch.ProcessPoolExecutor = None

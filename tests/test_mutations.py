@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_data import mutate
 
-from fmm_nb import batch
+from fmm_nb import batch, pages
 from fmm_nb.batches import parts
 from fmm_nb.checkpoints import read_checkpoint, write_checkpoint
 from fmm_nb.data import load
@@ -80,7 +80,7 @@ def test_rows(tmp_path):
     for _ in mutations(path):
         found = answer(lambda: read_rows(path))
         assert found is None or found.equals(whole)
-        batch.measured("tiny", "rows", tmp_path)
+        pages.measured("tiny", "rows", tmp_path)
 
 
 def test_published_rows(tmp_path):
@@ -93,45 +93,45 @@ def test_published_rows(tmp_path):
 
 
 def test_answers_and_stamps(tmp_path):
-    page = batch.Page("paper", "smoke", tmp_path)
+    page = pages.Page("paper", "smoke", tmp_path)
     page.stamp.parent.mkdir(parents=True)
     page.stamp.write_text(json.dumps({"fmm_nb/loop.py": "0123456789abcdef"}, indent=1))
     for _ in mutations(page.stamp):
-        stamp, content = batch._stamp(page), answer(lambda: read_json(page.stamp))
+        stamp, content = pages._stamp(page), answer(lambda: read_json(page.stamp))
         assert isinstance(stamp, dict) and (content is None or content == stamp)
 
 
 def test_notebooks(tmp_path, monkeypatch):
     "All but its execution: a page whose notebook is damaged fails, in one line; one that was executed and altered since is out of date."
     monkeypatch.setattr(papermill, "execute_notebook", partial(papermill.execute_notebook, prepare_only=True))
-    monkeypatch.setattr(batch, "inputs", lambda page: {"page": "1"})
+    monkeypatch.setattr(pages, "inputs", lambda page: {"page": "1"})
     source = tmp_path / "source.ipynb"
-    shutil.copy(batch.need_repository("this test") / "nbs" / "experiments" / "04_landscapes.ipynb", source)
-    monkeypatch.setattr(batch.Page, "source", source)
-    page, texts = batch.Page("04_landscapes", "smoke", tmp_path), []
+    shutil.copy(pages.need_repository("this test") / "nbs" / "experiments" / "04_landscapes.ipynb", source)
+    monkeypatch.setattr(pages.Page, "source", source)
+    page, texts = pages.Page("04_landscapes", "smoke", tmp_path), []
     page.target.parent.mkdir(parents=True)
     for _ in mutations(source):
         texts.append(batch._papermill(page, page.target))
     assert batch._papermill(page, page.target) is None and 0 < sum(map(bool, texts)) and "\n" not in "".join(filter(None, texts))
     page.stamp.parent.mkdir(exist_ok=True)
-    page.stamp.write_text(json.dumps(batch.inputs(page) | batch.made(page)))
+    page.stamp.write_text(json.dumps(pages.inputs(page) | pages.made(page)))
     for same in mutations(page.target):
-        assert batch.state(page) == ("done" if same else "stale")
+        assert pages.state(page) == ("done" if same else "stale")
 
 
 def test_a_page_whose_figure_or_rows_were_altered_is_out_of_date(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "inputs", lambda page: {"page": "1"})
-    page = batch.Page("03_multiplication", "smoke", tmp_path)
+    monkeypatch.setattr(pages, "inputs", lambda page: {"page": "1"})
+    page = pages.Page("03_multiplication", "smoke", tmp_path)
     made = [page.target, page.out / "figures" / "03_a.svg", page.out / "rows" / "03_multiplication.csv", page.answer]
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("as it was")
     page.stamp.parent.mkdir()
-    page.stamp.write_text(json.dumps(batch.inputs(page) | batch.made(page)))
-    assert batch.state(page) == "done"
+    page.stamp.write_text(json.dumps(pages.inputs(page) | pages.made(page)))
+    assert pages.state(page) == "done"
     for path in made:
         path.write_text("as it wos")
-        assert batch.state(page) == "stale" and [name for name, *_ in batch.changes(page)] == [f"made {path.relative_to(page.out)}"]
+        assert pages.state(page) == "stale" and [name for name, *_ in pages.changes(page)] == [f"made {path.relative_to(page.out)}"]
         path.write_text("as it was")
     shutil.rmtree(page.out / "figures")
-    assert batch.changes(page)[0][2] is None
+    assert pages.changes(page)[0][2] is None

@@ -9,8 +9,8 @@ import pytest
 
 from fmm_nb import article
 from fmm_nb.article import ADVICE, QUESTIONS, TOLD, Findings, sentence, word_of
-from fmm_nb.batch import measured
 from fmm_nb.claims import CLAIMS, tables_of
+from fmm_nb.pages import measured
 from fmm_nb.plan import EXPERIMENTS
 from fmm_nb.reproduction import estimates
 from fmm_nb.results import kept

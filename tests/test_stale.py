@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fmm_nb import batch, specs, training
+from fmm_nb import pages, specs, training
 from fmm_nb.loop import step
 from fmm_nb.results import rows
 from fmm_nb.specs import Protocol, Spec
@@ -117,66 +117,67 @@ def done(tmp_path, monkeypatch):
     "Pages that are up to date, in a copy of the repository's inputs."
     root = tmp_path / "clone"
     for folder in ("nbs/experiments", "fmm_nb", "data/reported"):
-        shutil.copytree(batch.need_repository("this test") / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(batch.need_repository("this test") / "nbs" / "paper.ipynb", root / "nbs")
-    monkeypatch.setattr(batch, "need_repository", lambda what: root)
-    monkeypatch.setattr(batch, "missing_nets", lambda *given: [])
+        shutil.copytree(pages.need_repository("this test") / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(pages.need_repository("this test") / "nbs" / "paper.ipynb", root / "nbs")
+    monkeypatch.setattr(pages, "need_repository", lambda what: root)
+    monkeypatch.setattr(pages, "missing_nets", lambda *given: [])
     for name in PAGES:
-        page = batch.Page(name, "smoke", tmp_path / "build")
+        page = pages.Page(name, "smoke", tmp_path / "build")
         for path, text in {page.target: "{}", page.answer: "{}"}.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     for name in PAGES:
-        page = batch.Page(name, "smoke", tmp_path / "build")
+        page = pages.Page(name, "smoke", tmp_path / "build")
         page.stamp.parent.mkdir(parents=True, exist_ok=True)
-        page.stamp.write_text(json.dumps(batch.inputs(page) | batch.made(page)))
+        page.stamp.write_text(json.dumps(pages.inputs(page) | pages.made(page)))
     return root, tmp_path / "build"
 
 
 def stale(build):
     "The pages that would be executed, each with what `fmm why` names."
-    found = {name: batch.why(name, "smoke", build) for name in sorted(PAGES)}
+    found = {name: pages.why(name, "smoke", build) for name in sorted(PAGES)}
     return {name: [line.split(": ")[1] for line in lines] for name, lines in found.items() if lines}
 
 
 @pytest.mark.parametrize(
-    "changed, pages",
+    "changed, due",
     [
         ("fmm_nb/figures.py", {"01_random_curves", "03_multiplication", "paper"}),
         ("nbs/experiments/03_multiplication.ipynb", {"03_multiplication"}),
         ("nbs/paper.ipynb", {"paper"}),
         ("data/reported/table1.csv", {"01_random_curves", "03_multiplication", "paper"}),
         ("fmm_nb/cli.py", set()),
+        ("fmm_nb/pages.py", set()),
     ],
 )
-def test_a_change_of_code_executes_pages_names_itself_and_trains_nothing(done, changed, pages):
+def test_a_change_of_code_executes_pages_names_itself_and_trains_nothing(done, changed, due):
     root, build = done
     assert stale(build) == {}
     with open(root / changed, "a") as file:
         file.write("\n")
-    assert stale(build) == {page: [changed] for page in pages}
-    assert not any(line.startswith("train") for page in pages for line in batch.why(page, "smoke", build))
+    assert stale(build) == {page: [changed] for page in due}
+    assert not any(line.startswith("train") for page in due for line in pages.why(page, "smoke", build))
 
 
 def test_an_answer_that_changed_executes_the_paper(done):
     root, build = done
-    batch.Page("03_multiplication", "smoke", build).answer.write_text('{"tables": {}}')
+    pages.Page("03_multiplication", "smoke", build).answer.write_text('{"tables": {}}')
     assert stale(build) == {"03_multiplication": ["made answers/03_multiplication.json"], "paper": ["answers/03_multiplication.json"]}
 
 
 def test_a_training_on_imagenet_is_taken_up_by_its_page_alone(tmp_path):
-    pages = [batch.Page(name, "smoke", tmp_path) for name in ("03_multiplication", "15_imagenet_cost")]
-    before = [batch.inputs(page) for page in pages]
+    two = [pages.Page(name, "smoke", tmp_path) for name in ("03_multiplication", "15_imagenet_cost")]
+    before = [pages.inputs(page) for page in two]
     log = tmp_path / "imagenet" / "resnet50" / "log.csv"
     log.parent.mkdir(parents=True)
     log.write_text("epoch,top1\n")
-    new = [set(batch.inputs(page)) - set(old) for page, old in zip(pages, before)]
+    new = [set(pages.inputs(page)) - set(old) for page, old in zip(two, before)]
     assert new == [set(), {"imagenet/resnet50/log.csv"}]
 
 
 def test_a_net_of_a_page_that_changed_is_named_old_and_new(done, monkeypatch):
     root, build = done
-    monkeypatch.setattr(batch, "specs", lambda name, scale, real=batch.specs: [replace(spec, protocol=replace(spec.protocol, epochs=spec.protocol.epochs + 1)) for spec in real(name, scale)])
+    monkeypatch.setattr(pages, "specs", lambda name, scale, real=pages.specs: [replace(spec, protocol=replace(spec.protocol, epochs=spec.protocol.epochs + 1)) for spec in real(name, scale)])
     found = stale(build)
     assert "03_multiplication" in found and all(name.startswith("net ") for name in found["03_multiplication"])
-    assert all(" → " in line for line in batch.why("03", "smoke", build))
+    assert all(" → " in line for line in pages.why("03", "smoke", build))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 
-from fmm_nb import batch, cli
+from fmm_nb import batch, cli, pages
 from fmm_nb.specs import Protocol, Spec
 
 EPOCHS = int(os.environ.get("TINY_EPOCHS", 3))
@@ -25,7 +25,7 @@ table = rows("tiny", NETS, last_epoch, scale, page.store, page.out)
 page.answer("found", {{"accuracy": table[["key", "test_accuracy_percent"]]}})"""
 
 
-class Page(batch.Page):
+class Page(pages.Page):
     "The page of this study; workers find this class as they import this file."
 
     source = property(lambda self: self.build / "page.ipynb")
@@ -40,10 +40,11 @@ def write_page(folder):
 
 
 if __name__ in ("__main__", "__mp_main__"):  # here, and in the process of the page
-    batch.Page = Page
-    batch.experiment_of = lambda name: "paper"
-    batch.specs = lambda name, scale: NETS
-    batch.inputs = lambda page: {f"net {spec.seed}": spec.key for spec in NETS}
+    for module in (batch, pages):
+        module.Page = Page
+        module.experiment_of = lambda name: "paper"
+        module.specs = lambda name, scale: NETS
+        module.inputs = lambda page: {f"net {spec.seed}": spec.key for spec in NETS}
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     folder = Path(sys.argv[1]).resolve()
