@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from .downloads import fetch, unpack
 from .errors import InputError, whole_number
 from .files import cache_folder, written
+from .fingerprints import identify
 from .readers import Arrays, read
-from .sources import Found, altered, available, find, identify, reason
+from .sources import Found, altered, available, find, reason
 
 # %% ../nbs/lib/06_data.ipynb #8b7f6bda
 _all_ = ["available", "fetch", "unpack"]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from .errors import InputError
 from .files import build_folder, data_folder, need_repository, published_folder, read_json, sha256
+from .fingerprints import looked_once
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
-from .sources import looked_once
 from .specs import Spec
 from .store import Store
 

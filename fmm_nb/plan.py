@@ -15,7 +15,8 @@ from . import activation_arms as activation
 from . import choices
 from . import residual_arms as residual
 from .errors import InputError, unknown, whole_number
-from .sources import find, published_name
+from .fingerprints import published_name
+from .sources import find
 from .specs import MODELS, Arm, Protocol, Spec, family_of
 
 # %% ../nbs/lib/08_plan.ipynb #0bbdf431

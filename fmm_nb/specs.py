@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 
 from .errors import InputError, unknown, whole_number
-from .sources import fingerprint, parse
+from .fingerprints import fingerprint
+from .sources import parse
 
 # %% ../nbs/lib/07_specs.ipynb #c2bed8b3
 TRAINING_VERSION = 1  # raise when the training loop gives other weights from the same start

@@ -16,9 +16,10 @@ from pathlib import Path
 import fmm_nb
 from .errors import InputError
 from .files import build_folder, cache_folder, data_folder, published_folder, sha256, written
+from .fingerprints import fingerprint
 from .pages import NOT_INPUTS
 from .plan import SCALES, scale_of
-from .sources import available, fingerprint
+from .sources import available
 
 # %% ../nbs/lib/39_verdicts.ipynb #cc69f104
 def made_from(

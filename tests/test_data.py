@@ -22,10 +22,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fmm_nb import data, downloads, readers, sources
+from fmm_nb import data, downloads, fingerprints, readers, sources
 from fmm_nb.data import ImageSet, available, fetch, load, unpack
 from fmm_nb.errors import InputError
-from fmm_nb.sources import IDX_FILES, SOURCES, check, find, fingerprint
+from fmm_nb.fingerprints import fingerprint
+from fmm_nb.sources import IDX_FILES, SOURCES, check, find
 
 
 MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 80))  # of each reader's files; make torture asks for ten thousand
@@ -482,7 +483,7 @@ def test_published_fingerprints_stand_in_and_must_agree(tmp_path, monkeypatch):
     (rows / "a.csv").write_text("data,fingerprint\nstl10,aaaaaaaaaaaaaaaa\nmnist,bbbbbbbbbbbbbbbb\n")
     (rows / "b.csv").write_text("x,y\n1,2\n")
     (rows / "empty.csv").write_text("")
-    monkeypatch.setattr(sources, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(fingerprints, "data_folder", lambda: tmp_path)
     with pytest.warns(UserWarning, match="not on this machine"):
         assert fingerprint("stl10") == "aaaaaaaaaaaaaaaa"
     (rows / "c.csv").write_text("data,fingerprint\nstl10,cccccccccccccccc\n")
