@@ -26,7 +26,7 @@ RECORD = ROOT / "data" / "results" / "torture" / "mutants.csv"
 TESTS = {
     "statistics": ["cells.py::test_cells[09_statistics]", "test_statistics.py"],
     "rules": ["cells.py::test_cells[25_rules]", "test_rules.py", "test_judgement.py", "test_claims.py"],
-    "comparisons": ["cells.py::test_cells[26_comparisons]", "test_judgement.py", "test_claims.py"],
+    "comparisons": ["test_comparisons.py", "cells.py::test_cells[26_comparisons]", "test_judgement.py", "test_claims.py"],
     "judgement": ["test_judgement.py", "cells.py::test_cells[27_judgement]", "test_claims.py"],
     "claims": ["test_claims.py", "cells.py::test_cells[28_claims]"],
 }
