@@ -283,7 +283,7 @@ def judge(
     tables: dict[str, pd.DataFrame],  # experiment → its rows
 ) -> dict[str, tuple[str, Evidence | None]]:  # id → (verdict, evidence)
     "Evidence and verdict of every claim."
-    found: dict[str, Evidence | None] = {}
+    found = {}
     for claim in sorted(CLAIMS.values(), key=lambda claim: claim.kind == "conjunction"):  # parts before the whole
         found[claim.id] = evidence(claim, tables.get(claim.experiment, pd.DataFrame()), found)
     words = decided(found)

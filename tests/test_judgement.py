@@ -8,7 +8,7 @@ import pytest
 
 from fmm_nb import judgement, rules
 from fmm_nb.comparisons import measured
-from fmm_nb.judgement import CLAIMS, OPEN, Claim, at_equal_loss, at_loss, cells, decided, depends_on, equal_loss, evidence, judge, log_ratio, read_claims, units
+from fmm_nb.judgement import CLAIMS, OPEN, Claim, at_equal_loss, at_loss, cells, decided, depends_on, equal_loss, evidence, judge, log_ratio, read_claims, units, variants
 from fmm_nb.rules import Evidence
 from fmm_nb.statistics import effect
 
@@ -36,6 +36,10 @@ def test_a_row_of_the_file_is_a_claim(tmp_path):
     one, two, three = read_claims(tmp_path / "claims.csv").values()
     assert one == Claim("X1", "S", "P", "difference", "f", ("mnist", "cifar10"), "", "m", "a vs b", 1, (0.2, 0.4), "1", "01")
     assert (two.data, two.direction, two.margins, three.direction) == ((), -1, (), 0)
+
+
+def test_a_measure_has_the_column_of_the_definition_that_decides_and_those_of_its_variants():
+    assert variants("m", {"a": 1.0, "b": 2.0, "c": 3.0}, "b") == {"m": 2.0, "m__a": 1.0, "m__c": 3.0}
 
 
 WAY = [[2.0, 50.0], [1.0, 70.0], [0.5, 80.0]]
