@@ -24,7 +24,7 @@ from pathlib import Path
 
 from .errors import InputError, whole_number
 from .files import build_folder, data_folder, locked, need_repository, published_folder, read_json, sha256, writable_folder, written
-from .plan import EXPERIMENTS, core_seconds, experiment_of, scale_of, specs
+from .plan import EXPERIMENTS, LOG, core_seconds, experiment_of, scale_of, specs
 from .sources import find, looked_once, reason
 from .specs import Spec, from_dict
 from .store import FailedTraining, Store, records
@@ -80,7 +80,8 @@ def inputs(page: Page) -> dict[str, str]:
         shown = [path for pattern in ("*/rows/*.csv", "*/again.csv") for path in sorted((root / "data" / "results").glob(pattern))]  # of all scales: a claim is shown at the highest
         found |= {str(path.relative_to(root)): sha256(path)[:16] for path in shown}
         return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}
-    logs = sorted(page.out.parent.glob(EXPERIMENTS[page.name].logs)) if EXPERIMENTS[page.name].logs else []
+    folder = EXPERIMENTS[page.name].logs
+    logs = sorted((page.out.parent / folder).glob(f"*/{LOG}")) if folder else []
     found |= {str(path.relative_to(page.out.parent)): sha256(path)[:16] for path in logs}
     return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
 
