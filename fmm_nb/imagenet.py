@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from .batches import stream
 from .errors import InputError, whole_number
-from .files import writable_folder, written
+from .files import sweep, writable_folder, written
 from .loop import has_bfloat16
 from .models import builder_of, create_model
 from .pictures import check_folders, loaders
@@ -156,8 +156,7 @@ def keep_log(out: Path, state: dict) -> None:
 def tidied(out: Path) -> None:
     "Remove what a process left that was killed while it wrote."
     for name in ("state.pt", LOG):
-        for part in out.glob(f".{name}.*.part"):
-            part.unlink(missing_ok=True)
+        sweep(out / name)
 
 # %% ../nbs/lib/50_imagenet.ipynb #0d06039a
 def kept(out: Path, origin: str) -> dict:
