@@ -249,7 +249,7 @@ def claims_of(monkeypatch, *named):
 
 def test_families_are_decided_apart_and_checks_alone(monkeypatch):
     wanted = claim("difference", "am vs cnn")
-    kinds = [("a", "difference", "one"), ("b", "causal", "one"), ("c", "weak", "two"), ("d", "exact", "one"), ("e", "exact", "one"), ("f", "untestable", "three")]
+    kinds = [("a", "difference", "one"), ("b", "weak", "one"), ("c", "causal", "two"), ("d", "exact", "one"), ("e", "exact", "one"), ("f", "untestable", "three")]
     claims_of(monkeypatch, *[replace(wanted, id=id, kind=kind, family=family) for id, kind, family in kinds])
     found = dict.fromkeys("abcde", Evidence(0.03, 1.0)) | {"f": None}  # two of a family: 0.06
     assert decided(found) == {"a": "undecided", "b": "undecided", "c": "supported", "d": "supported", "e": "supported", "f": "not tested"}
