@@ -81,7 +81,7 @@ bench: $(VENV)/.installed
 torture: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 $(PYTHON) tests/torture.py
 
-COVERING := claims mutations rules statistics store wrong_use
+COVERING := claims comparisons judgement mutations rules statistics store wrong_use
 coverage: $(VENV)/.installed
 	@mkdir -p build
 	@OMP_NUM_THREADS=1 $(PYTHON) -m coverage run -m pytest -p no:cacheprovider tests/cells.py $(COVERING:%=tests/test_%.py)

@@ -43,7 +43,8 @@ def tables_in(
 ) -> dict[str, pd.DataFrame]:  # as `tables_of`
     "The rows of the experiments that decide claims, from some folders."
     deciding = {claim.experiment for claim in CLAIMS.values()}
-    tables = {name: planned(known_rows(*[folder / f"{name}.csv" for folder in folders]), scale, name) for name in EXPERIMENTS if name in deciding}
+    known = {name: known_rows(*[folder / f"{name}.csv" for folder in folders]) for name in EXPERIMENTS if name in deciding}
+    tables = {name: planned(rows, scale, name) for name, rows in known.items() if len(rows)}
     return {name: rows for name, rows in tables.items() if len(rows)}
 
 

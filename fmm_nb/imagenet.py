@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader
 
 from .batches import stream
 from .errors import InputError, whole_number
-from .files import writable_folder, written
+from .files import sweep, writable_folder, written
 from .loop import has_bfloat16
 from .models import builder_of, create_model
 from .pictures import check_folders, loaders
+from .plan import LOG
 
 # %% ../nbs/lib/50_imagenet.ipynb #84c3b018
 @dataclass(frozen=True)
@@ -148,15 +149,14 @@ def keep(out: Path, state: dict) -> None:
 def keep_log(out: Path, state: dict) -> None:
     "Write the history as log.csv: a row an epoch, with what is known of the training in each."
     origin = json.loads(state["origin"])
-    with written(out / "log.csv") as part:
+    with written(out / LOG) as part:
         pd.DataFrame(state["history"]).assign(**{name: origin[name] for name in ABOUT if name in origin}).to_csv(part, index=False)
 
 
 def tidied(out: Path) -> None:
     "Remove what a process left that was killed while it wrote."
-    for name in ("state.pt", "log.csv"):
-        for part in out.glob(f".{name}.*.part"):
-            part.unlink(missing_ok=True)
+    for name in ("state.pt", LOG):
+        sweep(out / name)
 
 # %% ../nbs/lib/50_imagenet.ipynb #0d06039a
 def kept(out: Path, origin: str) -> dict:
@@ -181,7 +181,7 @@ def finished(
 ) -> list[dict]:  # one a training that is over
     "Model, recipe, data, and errors in percent after the last epoch; raises `InputError` for a table that is no log."
     found = []
-    for path in sorted(Path(folder).glob("*/log.csv")):
+    for path in sorted(Path(folder).glob(f"*/{LOG}")):
         log = pd.read_csv(path)
         if lacking := sorted({*ABOUT, "epoch", "top1", "top5"} - set(log.columns)):
             raise InputError(f"{path} is no log of fmm imagenet, it lacks {', '.join(lacking)}: move it away")

@@ -166,17 +166,6 @@ def _difference(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -
     return replace(rules.difference(found, claim.direction, margin), depends_on=depends_on(claim, rows, wanted, found))
 
 
-MATCHED = np.log(1.1)  # of the two arms' sensitivity, where one was made to have the other's
-
-
-def _mediation(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -> Evidence | None:
-    "The judgement of what an intervention explains, which needs that it did what it was made for."
-    found, reached = _difference(claim, rows, wanted, margin), measured(rows, "log jacobian_logits", {"cnn_jacobian": 1.0, "am": -1.0})
-    if found is None or reached and abs(reached.difference) <= MATCHED:
-        return found
-    return replace(found, support=1.0, contradict=1.0, note="the penalty did not give attention's Jacobian")
-
-
 def _equivalence(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -> Evidence | None:
     "The judgement of a contrast that should be within its margin."
     found = measured(rows, claim.primary, wanted)
@@ -185,6 +174,20 @@ def _equivalence(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) 
     if diverged(rows, wanted):
         return Evidence(1.0, 1.0, found, "a run diverged")
     return replace(rules.equivalence(found, 0, margin), depends_on=depends_on(claim, rows, wanted, found))
+
+# %% ../nbs/lib/27_judgement.ipynb #3fb3db9e
+MATCHED = np.log(1.1)  # of the two arms' sensitivity, where one was made to have the other's
+
+
+def _mediation(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -> Evidence | None:
+    "The judgement of what an intervention explains, which needs that it did what it was made for."
+    found = _difference(claim, rows, wanted, margin)
+    if found is None or "cnn_jacobian" not in wanted:
+        return found
+    reached = measured(rows, "log jacobian_logits", {"cnn_jacobian": 1.0, "am": -1.0})
+    if reached and abs(reached.difference) <= MATCHED:
+        return found
+    return replace(found, support=1.0, contradict=1.0, note="the penalty did not give attention's Jacobian")
 
 # %% ../nbs/lib/27_judgement.ipynb #51acaab1
 YES_NO = "0 or 1"  # the unit of a measure that gives a yes or no
@@ -270,7 +273,7 @@ def evidence(
     "What the rows say of a claim."
     if claim.kind == "conjunction":
         return rules.all_of([(known or {}).get(part) for part in claim.comparators.split("; ")])
-    return rules.all_of(cells(claim, rows))
+    return rules.all_of(cells(claim, rows)) if len(rows) else None
 
 # %% ../nbs/lib/27_judgement.ipynb #142a0d99
 GAINS = {"mnist": "M14", "cifar10": "M15"}  # attention's gain, by image set
@@ -280,9 +283,9 @@ def judge(
     tables: dict[str, pd.DataFrame],  # experiment → its rows
 ) -> dict[str, tuple[str, Evidence | None]]:  # id → (verdict, evidence)
     "Evidence and verdict of every claim."
-    found, empty = {}, pd.DataFrame({"data": [], "model": [], "seed": []})
+    found = {}
     for claim in sorted(CLAIMS.values(), key=lambda claim: claim.kind == "conjunction"):  # parts before the whole
-        found[claim.id] = evidence(claim, tables.get(claim.experiment, empty), found)
+        found[claim.id] = evidence(claim, tables.get(claim.experiment, pd.DataFrame()), found)
     words = decided(found)
     for claim in CLAIMS.values():
         lacking = [GAINS[data] for data in claim.data if data in GAINS and words[GAINS[data]] != "supported"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from .errors import InputError
 from .files import build_folder, data_folder, need_repository, published_folder, read_json, sha256
 from .fingerprints import looked_once
-from .plan import EXPERIMENTS, experiment_of, scale_of, specs
+from .plan import EXPERIMENTS, LOG, experiment_of, scale_of, specs
 from .specs import Spec
 from .store import Store
 
@@ -70,7 +70,8 @@ def inputs(page: Page) -> dict[str, str]:
         shown = [path for pattern in ("*/rows/*.csv", "*/again.csv") for path in sorted((root / "data" / "results").glob(pattern))]  # of all scales: a claim is shown at the highest
         found |= {str(path.relative_to(root)): sha256(path)[:16] for path in shown}
         return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}
-    logs = sorted(page.out.parent.glob(EXPERIMENTS[page.name].logs)) if EXPERIMENTS[page.name].logs else []
+    folder = EXPERIMENTS[page.name].logs
+    logs = sorted((page.out.parent / folder).glob(f"*/{LOG}")) if folder else []
     found |= {str(path.relative_to(page.out.parent)): sha256(path)[:16] for path in logs}
     return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
 

@@ -51,7 +51,7 @@ def beside_reported(
     for data in ("cifar10", "cifar100_coarse"):
         told = {net: value for table in tables for net, value in reported_percent(table, data).items()}
         ours = rows[rows.data.map(whole_set) == data].groupby("model").test_accuracy_percent.apply(as_mean)
-        columns |= {f"{data}, reported": pd.Series(told), f"{data}, ours": ours.reindex(list(told)).fillna("")}
+        columns |= {f"{data}, reported": pd.Series(told), f"{data}, ours": pd.Series({net: ours.get(net, "") for net in told})}
     return pd.DataFrame(columns).rename_axis("model").reset_index()
 
 

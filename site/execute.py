@@ -3,7 +3,7 @@
     python site/execute.py [--fresh] [--workers 2] [NOTEBOOK …]
 
 Without names: nbs/lib, nbs/howto and nbs/index.ipynb. This runs what nbdev_test runs (the same cells are skipped), and
-keeps the outputs, so that the site shows what the test has seen. A copy is kept under the hash of all that it depends
+keeps the outputs, so that the site shows what the test has seen. Warnings are errors, but for those that pyproject.toml names. A copy is kept under the hash of all that it depends
 on; --fresh runs also what is kept.
 """
 import argparse
@@ -14,10 +14,13 @@ import os
 import re
 import sys
 import time
+import tomllib
 import traceback
+import warnings
 from configparser import ConfigParser
 from multiprocessing.connection import wait
 from pathlib import Path
+from pkgutil import resolve_name
 from textwrap import indent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +42,7 @@ def label(path):
 
 def environment():
     "Hash of everything but itself that an executed notebook depends on."
-    files = [*sorted((ROOT / "fmm_nb").rglob("*.py")), ROOT / "constraints.txt", Path(__file__)]
+    files = [*sorted((ROOT / "fmm_nb").rglob("*.py")), ROOT / "constraints.txt", ROOT / "pyproject.toml", Path(__file__)]
     shipped = [p for name in ("mini", "reported", "weights") for p in (ROOT / "data" / name).rglob("*") if p.is_file()]
     data = sorted(f"{p.name} {p.stat().st_size}" for p in shipped)
     digest = hashlib.sha256(f"{sys.version_info[:2]} {data}".encode())
@@ -67,18 +70,30 @@ def is_run(source, flags):
     return not (flags & directives.keys() or directives.get("eval", "").lower() == "false" or "nbdev_export(" in source)
 
 
+def strict():
+    "Make warnings errors, with the exceptions that pytest has (pyproject.toml); what it says of pytest's own warnings is left out."
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    for line in options["filterwarnings"]:
+        action, message, category, module = (line.split(":") + ["", "", ""])[:4]
+        if not category.startswith("pytest."):
+            kind = resolve_name(category if "." in category else f"builtins.{category or 'Warning'}")
+            warnings.filterwarnings(action, message, kind, module)
+
+
 def run_cells(notebook, path):
     "Run the cells of a loaded notebook in place; at the first that fails, say which and why, and leave."
     from execnb.shell import CaptureShell  # replaces __main__, so only in the notebook's own process
 
-    shell, flags = CaptureShell(path, mpl_format="svg"), skip_flags()
+    shell, flags, errors = CaptureShell(path, mpl_format="svg"), skip_flags(), []
+    shell.showtraceback = lambda *_, **__: errors.append(sys.exception())  # of a cell, or of what shows its results
     cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    strict()
     for number, cell in enumerate(cells):
         source = "".join(cell["source"])
         if is_run(source, flags):
             cell["outputs"] = list(shell.run(source))
-        if shell.exc:
-            error = "".join(traceback.format_exception(shell.exc.with_traceback(shell.exc.__traceback__.tb_next)))
+        if shell.exc or errors:
+            error = "".join(traceback.format_exception(shell.exc.with_traceback(shell.exc.__traceback__.tb_next) if shell.exc else errors[0]))
             sys.exit(f"\n{label(path)}, code cell {number}:\n{indent(source[:800], '    ')}\n{error}")
 
 

@@ -184,6 +184,56 @@ def sweep(base, whole, name, for_good=False, every=1):
     return {"runs": len(met), "wrong": wrong}
 
 
+def on_pictures(base, whole, every=1):
+    """Kill a training on a folder of pictures at each (or each third, …) thing done to a file, in the middle of its state too.
+
+    The same command goes on and ends with the same weights and log.
+    """
+    import accelerate  # noqa: F401  # once for all children
+    import torch
+
+    from fmm_nb.data import load
+    from fmm_nb.imagenet import Recipe, train
+    from fmm_nb.pictures import write_pictures
+
+    pictures, save, wrong, runs = base / "pictures", torch.save, [], 0
+    write_pictures(load("fashion_mini").subset(60, 20), pictures)
+
+    def run(out):
+        train("wrn10_1", pictures, out, Recipe(epochs=2, batch_size=20, image_size=8), workers=0)
+
+    def in_halves(state, path):
+        content = io.BytesIO()
+        save(state, content)
+        with open(path, "wb", buffering=0) as file:
+            file.write(content.getbuffer()[: content.tell() // 2])
+            file.write(content.getbuffer()[content.tell() // 2 :])
+
+    def dying(out, n):
+        torch.save = in_halves
+        with Disk(n) as disk:
+            run(out)
+        return 10 if disk.fired else 0
+
+    def ends(out):
+        if sorted(path.name for path in out.iterdir()) != ["log.csv", "state.pt"]:
+            return sorted(path.name for path in out.iterdir())
+        state = torch.load(out / "state.pt", weights_only=True)
+        for row in state["history"]:
+            row.pop("images_per_second")
+        return state["history"], [weight.tolist() for weight in state["net"].values()], len((out / "log.csv").read_text().splitlines())
+
+    forked(lambda: run(base / "trained"))
+    for n in range(1, 1000, every):
+        out = base / f"trained {n}"
+        if (code := forked(lambda: dying(out, n))) == 0:
+            break
+        runs, again = runs + 1, forked(lambda: run(out))
+        if code != -9 or again or ends(out) != ends(base / "trained"):
+            wrong.append(f"killed at {n}: exit {code}, then {again}")
+    return {"runs": runs, "wrong": wrong}
+
+
 def at_random(base, whole, kills, seed=0):
     "Kill the batch at random moments, again and again; each time it is done, hold it against the whole one and begin anew."
     chance, folder, done, wrong, ended = random.Random(seed), base / "random", 0, [], 0
@@ -294,6 +344,7 @@ def together(base, whole, processes=8, rounds=12):
 TRIALS = {
     **{name: lambda base, whole, name=name: sweep(base, whole, name) for name in ("killed", "short write")},
     **{name: lambda base, whole, name=name: sweep(base, whole, name, name == "read-only", every=6) for name in ("disk full", "input or output error", "read-only")},
+    "training on pictures": lambda base, whole: on_pictures(base, whole, every=3),
     "random kills": lambda base, whole: at_random(base, whole, 8),
     "flipped bytes": flips,
     "together": together,

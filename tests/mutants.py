@@ -3,16 +3,20 @@
     pip install --target build/cosmic-ray cosmic-ray        # whose changes these are
     PYTHONPATH=build/cosmic-ray python tests/mutants.py statistics 300    # so many of its mutants, drawn at random; all without a number
 
-Writes data/results/torture/mutants.csv; prints each change that was not seen. A mutant is a forked child, in which the module
-is imported from the changed source.
+Prints each change that was not seen, and updates data/results/torture/mutants.csv after each mutant. Started again, it goes on: as long
+as the module is the same, what was seen stays seen (delete build/mutants where a test was taken away), and what was not is tried again.
+A mutant is a forked child, in which the module is imported from the changed source; its tests run in the order of the time they take.
 """
+import contextlib
 import csv
 import difflib
+import hashlib
 import os
 import random
 import resource
 import sys
 import traceback
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -21,13 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "data" / "results" / "torture" / "mutants.csv"
 TESTS = {
     "statistics": ["cells.py::test_cells[09_statistics]", "test_statistics.py"],
-    "rules": ["cells.py::test_cells[25_rules]", "cells.py::test_cells[27_judgement]", "test_claims.py", "test_rules.py"],
-    "comparisons": ["cells.py::test_cells[26_comparisons]", "cells.py::test_cells[27_judgement]", "test_claims.py"],
-    "judgement": ["cells.py::test_cells[27_judgement]", "test_claims.py"],
+    "rules": ["cells.py::test_cells[25_rules]", "test_rules.py", "test_judgement.py", "test_claims.py"],
+    "comparisons": ["test_comparisons.py", "cells.py::test_cells[26_comparisons]", "test_judgement.py", "test_claims.py"],
+    "judgement": ["test_judgement.py", "cells.py::test_cells[27_judgement]", "test_claims.py"],
     "claims": ["test_claims.py", "cells.py::test_cells[28_claims]"],
 }
 
 BROKEN = 70  # exit code
+OPTIONS = "-x -q -p no:cacheprovider -p no:unraisableexception -W ignore::pytest.PytestAssertRewriteWarning".split()  # plugins are loaded before
 
 
 class Changed(MetaPathFinder, Loader):
@@ -64,7 +69,31 @@ def mutant(source, name, place):
     return mutate_code(source, get_operator(name)(), place)
 
 
-def seen(module, source):
+def read(path):
+    "The rows of a file; none where it is not there."
+    return list(csv.reader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
+class InOrder:
+    "For pytest: runs the quickest tests first, by their times in a file that it writes."
+
+    def __init__(self, path):
+        self.path, self.times = path, {}
+
+    def pytest_collection_modifyitems(self, items):
+        times = dict(read(self.path))
+        items.sort(key=lambda item: float(times.get(item.nodeid, 0)))
+
+    def pytest_runtest_logreport(self, report):
+        self.times[report.nodeid] = self.times.get(report.nodeid, 0) + report.duration
+
+    def pytest_sessionfinish(self, exitstatus):
+        if not exitstatus:
+            with self.path.open("w", newline="") as file:
+                csv.writer(file).writerows(self.times.items())
+
+
+def seen(module, source, order):
     "Whether a test fails on a changed module."
     if child := os.fork():
         status = os.waitpid(child, 0)[1]
@@ -75,37 +104,61 @@ def seen(module, source):
 
         resource.setrlimit(resource.RLIMIT_CPU, (60, 60))  # a loop that does not end is seen
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.modules.pop(f"fmm_nb.{module}")
         sys.meta_path.insert(0, Changed(f"fmm_nb.{module}", source))
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(str(ROOT / "tests" / test) for test in TESTS[module])])
-        os._exit(int(code))
+        with contextlib.suppress(Exception):
+            import_module(f"fmm_nb.{module}")
+            code = int(pytest.main([*OPTIONS, *(str(ROOT / "tests" / test) for test in TESTS[module])], plugins=[order]))
+            os._exit(code if code in (0, 1, 2) else BROKEN)  # all passed; one failed; one could not be imported
+        os._exit(1)  # cannot be imported
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)
     finally:
         os._exit(BROKEN)
 
 
+def load(module):
+    "Import here, once for all mutants, what does not depend on the module."
+    import matplotlib.pyplot, pandas, pytest, scipy.stats, statsmodels.stats.power, torch  # noqa: E401, F401
+
+    import_module(f"fmm_nb.{module}")
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        pytest.main([*OPTIONS, "--collect-only", str(ROOT / "tests" / "conftest.py")])  # loads pytest's plugins
+
+
+def record(module, made, outcomes):
+    "Update a module's row of the record."
+    tried, found = len(outcomes), sum(outcomes.values())
+    head, *rows = read(RECORD)
+    rows = {row[0]: row for row in rows} | {module: [module, made, tried, found, round(100 * found / tried, 1)]}
+    with RECORD.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *(rows[name] for name in TESTS if name in rows)])
+
+
 def main(module, count=None):
     "Run the tests on mutants of a module, and note how many were seen."
-    import matplotlib.pyplot, pandas, scipy.stats, statsmodels.stats.power, torch  # noqa: E401, F401 (loaded once)
-
+    load(module)
     source = (ROOT / "fmm_nb" / f"{module}.py").read_text(encoding="utf-8")
-    assert not seen(module, source), "its tests fail on the module as it is"
+    kept = ROOT / "build" / "mutants" / f"{module}-{hashlib.sha256(source.encode()).hexdigest()[:16]}.csv"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    order = InOrder(kept.with_name(f"{module}-times.csv"))
+    assert not seen(module, source, order), "its tests fail on the module as it is"
     made = list(mutants(source))
-    drawn = random.Random(0).sample(made, min(int(count), len(made)) if count else len(made))
-    unseen = []
-    for place, change in enumerate(drawn):
-        changed = mutant(source, *change)
-        if not seen(module, changed):
-            unseen.append(change)
-            print(*change)
-            print(*list(difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0))[2:], sep="\n", flush=True)
-        print(f"{place + 1} of {len(drawn)}, {len(unseen)} unseen", file=sys.stderr, flush=True)
-    rows = {row["module"]: row for row in csv.DictReader(open(RECORD, newline=""))} if RECORD.exists() else {}
-    rows[module] = {"module": module, "mutants": len(made), "tried": len(drawn), "seen": len(drawn) - len(unseen), "percent": round(100 - 100 * len(unseen) / len(drawn), 1)}
-    with open(RECORD, "w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[module]))
-        table.writeheader()
-        table.writerows(rows[name] for name in TESTS if name in rows)
+    random.Random(0).shuffle(made)
+    drawn = made[: int(count) if count else None]
+    outcomes = {(name, int(place)): found == "True" for name, place, found in read(kept)}
+    with kept.open("a", newline="", buffering=1) as file:
+        for change in sorted(drawn, key=lambda change: change in outcomes):  # those of an earlier run last
+            if outcomes.get(change):
+                continue
+            changed = mutant(source, *change)
+            outcomes[change] = seen(module, changed, order)
+            csv.writer(file).writerow([*change, outcomes[change]])
+            record(module, len(made), outcomes)
+            if not outcomes[change]:
+                print(*change)
+                print(*list(difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0))[2:], sep="\n", flush=True)
+            print(f"{len(outcomes)} of {len(drawn)}, {len(outcomes) - sum(outcomes.values())} unseen", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

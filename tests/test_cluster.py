@@ -22,8 +22,8 @@ def started():
     "Starts processes in sessions of their own; whatever is left of them ends with the test."
     processes = []
 
-    def start(*arguments):
-        environment = os.environ | {"TINY_EPOCHS": EPOCHS, "OMP_NUM_THREADS": "1"}
+    def start(*arguments, **variables):
+        environment = os.environ | {"TINY_EPOCHS": EPOCHS, "OMP_NUM_THREADS": "1"} | variables
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         processes.append(subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, start_new_session=True, **pipes))
         return processes[-1]
@@ -84,10 +84,13 @@ def test_a_run_that_is_killed_needs_nothing_but_the_same_command(started, tmp_pa
         process.kill()
     run.wait()
 
-    run = started(HERE / "tiny_run.py", folder)
+    held = tmp_path / "held"
+    run = started(HERE / "tiny_run.py", folder, TINY_HELD=str(held))
     until(lambda: any(folder.glob("store/*.json")), run)
-    for worker in those(run, "forkserver")[-1:]:  # the youngest: one that trains; none where all is trained by now
-        worker.kill()
+    number = int(until(lambda: held.exists() and held.read_text(), run))
+    [worker] = [process for process in family(run) if process.pid == number]
+    assert len(list(folder.glob("store/*.json"))) < 4
+    worker.kill()  # in the middle of its training
     kernel = until(lambda: those(run, "ipykernel"), run)
     kernel[0].kill()
     said = run.communicate(timeout=LIMIT)[0]

@@ -164,12 +164,18 @@ def test_api_page_says_what_the_signature_comments_say(tmp_path):
     assert "hidden" not in page
 
 
-def test_a_notebook_that_dies_fails(tmp_path):
-    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
-    died, wrong = tmp_path / "died.ipynb", tmp_path / "wrong.ipynb"
-    died.write_text(json.dumps({"cells": [cell | {"source": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"}]}))
-    wrong.write_text(json.dumps({"cells": [cell | {"source": "#| eval: false\n1 / 0"}, cell | {"source": "assert 1 == 2, 'as it should'"}]}))
-    done = subprocess.run([sys.executable, SITE / "execute.py", died, wrong], capture_output=True, text=True)
-    assert done.returncode == 1
+def test_a_notebook_that_dies_or_warns_fails(tmp_path):
+    sources = {
+        "died": ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
+        "wrong": ["#| eval: false\n1 / 0", "assert 1 == 2, 'as it should'"],
+        "warned": ["import warnings\nwith warnings.catch_warnings(record=True):\n    warnings.simplefilter('always'); warnings.warn('asked for')", "warnings.warn('by a cell')"],
+        "shown": ["class Odd:\n    def _repr_html_(self):\n        import warnings; warnings.warn('by what is shown')\nOdd()"],
+    }
+    for name, cells in sources.items():
+        made = [{"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": source} for source in cells]
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps({"cells": made}))
+    done = subprocess.run([sys.executable, SITE / "execute.py", *tmp_path.glob("*.ipynb")], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.count("FAILED") == 4
     assert "died.ipynb" in done.stdout and "exit code -9" in done.stdout
-    assert "code cell 1" in done.stderr and "as it should" in done.stderr
+    for told in ("wrong.ipynb, code cell 1", "as it should", "warned.ipynb, code cell 1", "by a cell", "shown.ipynb, code cell 0", "by what is shown"):
+        assert told in done.stderr

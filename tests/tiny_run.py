@@ -1,10 +1,13 @@
 """`fmm run` of a study that takes seconds: four nets and a page of a few lines, all in a folder of its own.
 
     python tests/tiny_run.py FOLDER [option of fmm run …]
+
+Where TINY_HELD names a file, one worker waits after its first checkpoint: it has written its number there, and can be killed in mid-training.
 """
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +42,24 @@ def write_page(folder):
     nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=[parameters, nbformat.v4.new_code_cell(CODE)]), folder / "page.ipynb")
 
 
+def hold(file):
+    "Have the first worker of all that writes a checkpoint wait."
+    from fmm_nb import loop
+
+    def held(training, path, write=loop.write_checkpoint):
+        write(training, path)
+        try:
+            number = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return
+        os.write(number, str(os.getpid()).encode())
+        time.sleep(600)
+
+    loop.write_checkpoint = held
+
+
+if __name__ == "__mp_main__" and "TINY_HELD" in os.environ:
+    hold(os.environ["TINY_HELD"])
 if __name__ in ("__main__", "__mp_main__"):  # here, and in the process of the page
     for module in (batch, pages):
         module.Page = Page

@@ -72,6 +72,7 @@ TRIALS = {
     "error at each write": lambda base, whole: faults.sweep(base, whole, "input or output error"),
     "read-only from each write on": lambda base, whole: faults.sweep(base, whole, "read-only", for_good=True),
     "each write cut short": lambda base, whole: faults.sweep(base, whole, "short write"),
+    "fmm imagenet killed at each write": lambda base, whole: faults.on_pictures(base, whole),
     "killed at random": lambda base, whole: faults.at_random(base, whole, 200),
     "one byte flipped": lambda base, whole: faults.flips(base, whole, per_file=20),
     "eight processes, 1000 rounds each": lambda base, whole: faults.together(base, whole, rounds=1000),
