@@ -6,6 +6,7 @@ Shows the published results of the highest scale, and beside them the reader's o
 published, the reader's own. Nothing is fetched; the result works from a file:// address. A build that fails leaves the old site as it was.
 """
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -167,9 +168,12 @@ def render(source, target):
     "Run Sphinx; its warnings are errors."
     from sphinx.cmd.build import main as sphinx
 
-    jobs = ["-j", "2"] if sys.platform == "linux" else []
+    jobs = ["-j", "3"] if sys.platform == "linux" else []  # two that write, and Sphinx itself, which hands out the pages
     options = ["-q", "-W", "--keep-going", "-E", *jobs, "-c", str(ROOT / "site"), "-d", str(source / "doctrees")]
-    if sphinx([*options, "-D", f"html_extra_path={source / 'extra'}", str(source / "html"), str(target)]):
+    gc.disable()  # pages are large trees full of cycles, and soon over: looking for garbage is a sixth of the work
+    failed = sphinx([*options, "-D", f"html_extra_path={source / 'extra'}", str(source / "html"), str(target)])
+    gc.enable()
+    if failed:
         raise SystemExit("the site could not be built: see the warnings above")
     shutil.rmtree(target / ".doctrees", ignore_errors=True)
     (target / ".buildinfo").unlink(missing_ok=True)

@@ -1,26 +1,26 @@
 "What a finished site is held to: it asks no other machine for anything, and its own links hold."
+import os
 import re
-from html.parser import HTMLParser
+from functools import cache
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 REMOTE_TAG = re.compile(r"<(?:script|link|img|iframe|source|video|audio|object|embed)\b[^>]*?\s(?:src|href|srcset|data)=[\"']?(?:https?:)?//[^\s>]*", re.I)
 REMOTE_STYLE = re.compile(r"url\(\s*[\"']?(?:https?:)?//[^)]*|@import\s+(?:url\()?[\"']?(?:https?:)?//\S*", re.I)
-REMOTE_DRAWING = re.compile(r"(?:xlink:)?href=[\"']https?://[^\"']*", re.I)
+REMOTE_DRAWING = re.compile(r"href=[\"']https?://[^\"']*", re.I)
+TAG = re.compile(r"""<[a-z](?:[^<>"']|"[^"]*"|'[^']*')*>""", re.I)
+ATTRIBUTE = re.compile(r"""\s(id|name|href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>]+))""", re.I)
 
 
-class Page(HTMLParser):
-    "The links and anchors of one page."
+class Page:
+    "The links and anchors of one page (a parser of HTML finds the same in ten times the time)."
 
     def __init__(self, path):
-        super().__init__()
-        self.links, self.anchors = [], {"", "top"}
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.anchors |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
-        self.links += [attrs[key] for key in ("href", "src") if attrs.get(key)]
+        tags = TAG.findall(path.read_text(encoding="utf-8"))
+        found = [(key.lower(), unescape("".join(value))) for tag in tags for key, *value in ATTRIBUTE.findall(tag)]
+        self.links = [value for key, value in found if key in {"href", "src"} and value]
+        self.anchors = {"", "top"} | {value for key, value in found if key in {"id", "name"}}
 
 
 def remote(site):
@@ -35,17 +35,18 @@ def remote(site):
 
 def broken(site):
     "Links of the site's pages to files or anchors that are not there: 'page: link'. Empty is right."
-    site = Path(site).resolve()
-    pages = {path: Page(path) for path in site.rglob("*.html") if "_static" not in path.relative_to(site).parts}
+    files = {path.relative_to(site).as_posix() for path in Path(site).rglob("*") if path.is_file()}
+    pages = {name: Page(Path(site, name)) for name in files if name.endswith(".html") and not name.startswith("_static/")}
+
+    @cache  # most links of a page are those of the sidebar, which all pages of its folder have
+    def holds(folder, link):
+        parts = urlsplit(link)
+        target = os.path.normpath(os.path.join(folder, unquote(parts.path)))
+        leads = target in files and (target not in pages or unquote(parts.fragment) in pages[target].anchors)
+        return bool(parts.scheme or parts.netloc or leads)
+
     found = []
-    for path, page in sorted(pages.items()):
-        for link in page.links:
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            holds = target.is_file() and target.is_relative_to(site)
-            if holds and target in pages:
-                holds = unquote(parts.fragment) in pages[target].anchors
-            found += [] if holds else [f"{path.relative_to(site)}: {link}"]
+    for name, page in sorted(pages.items()):
+        folder, own = os.path.split(name)
+        found += [f"{name}: {link}" for link in page.links if not holds(folder, own + link if link.startswith("#") else link)]
     return found

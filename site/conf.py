@@ -11,7 +11,7 @@ settings = ini["DEFAULT"]
 
 project, release, author = settings["title"], settings["version"], settings["author"]
 copyright = settings["copyright"]
-extensions = ["myst_nb", "sphinx_mathjax_local", "sphinx_sidebar"]
+extensions = ["myst_nb", "sphinx_mathjax_local", "sphinx_sidebar", "sphinx_words"]
 root_doc = "index"
 source_suffix = {".ipynb": "myst-nb", ".md": "myst-nb"}
 exclude_patterns = ["files"]

@@ -151,5 +151,5 @@ def prepare(page, links):
     cells = top + cells[1 if title or rest else 0 :]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
-    language = {"name": "python", "pygments_lexer": "ipython3"}
+    language = {"name": "python", "pygments_lexer": "python"}
     return {"cells": cells, "metadata": {"language_info": language}, "nbformat": 4, "nbformat_minor": 5}

@@ -122,6 +122,25 @@ def test_checks_find_what_is_wrong(tmp_path):
     assert checks.broken(tmp_path) == ["index.html: gone.html", "index.html: #nowhere"]
 
 
+def test_sidebar_and_search_are_those_that_sphinx_and_furo_make(tmp_path):
+    pages = {"index": "# Start\n\n```{toctree}\n:caption: Read\n:hidden:\n\nStart <self>\none & two\nsub/index\n```\n\nRunning and running on\n", "one & two": "# One & two"}
+    pages |= {"sub/index": "# Sub\n\n## Part\n\n```{toctree}\n:hidden:\n\na\nb\n```\n", "sub/a": "# A\n\n## Runs", "sub/b": "# B"}
+    for name, text in pages.items():
+        path = tmp_path / "source" / f"{name}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    conf = 'import sys\nsys.path.insert(0, {!r})\nextensions, html_theme, html_use_index = ["myst_parser", *{!r}], "furo", False'
+    made = {}
+    for name, extensions in {"plain": [], "ours": ["sphinx_sidebar", "sphinx_words"]}.items():
+        (tmp_path / "source" / "conf.py").write_text(conf.format(str(SITE), extensions))
+        command = [sys.executable, "-m", "sphinx", "-q", "-W", tmp_path / "source", tmp_path / name]
+        subprocess.run(command, check=True)
+        files = [*(tmp_path / name).rglob("*.html"), tmp_path / name / "searchindex.js"]
+        made[name] = {path.relative_to(tmp_path / name): path.read_text() for path in files}
+    assert len(made["plain"]) > len(pages) and "current-page" in made["plain"][Path("sub/a.html")]
+    assert made["ours"] == made["plain"]
+
+
 def tree(root, **notebooks):
     "A tree of notebooks: {folder: papermill's exception or None}, each with a paper and one experiment."
     for folder, exception in notebooks.items():
