@@ -18,9 +18,9 @@ import pandas as pd
 from .claims import CLAIMS, table, tables_of, told_reported
 from .comparisons import as_difference, as_ratio
 from .files import data_folder
-from .judgement import SETS
 from .plan import SCALES
 from .reproduction import estimates
+from .sources import set_name
 
 # %% ../nbs/lib/54_article.ipynb #2321053f
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def numbers(found: Findings, id: str) -> str:
     own, parts = found.estimates[found.estimates.claim == id], []
     control = own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
     for (data, beside), cells in own.groupby([own.data, control], sort=False):
-        parts.append(" ".join(filter(None, [SETS.get(data, data), "controls" if beside else "", _range(id, cells)])))
+        parts.append(" ".join(filter(None, [set_name(data), "controls" if beside else "", _range(id, cells)])))
     unit = "" if not parts or not CLAIMS[id].primary.endswith("_percent") else " (points)" if parts[-1].endswith("comparisons") else " points"
     return "; ".join(parts) + unit
 

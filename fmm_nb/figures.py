@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from .errors import InputError
 from .files import written
+from .sources import set_name
 from .statistics import effect, mean_interval
 
 # %% ../nbs/lib/29_figures.ipynb #68803603
@@ -258,7 +259,7 @@ def by_data(
     figure, axes = plt.subplots(1, len(names), figsize=(FULL, height), sharey=True, squeeze=False, layout="constrained")
     for name, ax in zip(names, axes[0]):
         draw(frame[frame.data == name], name, ax)
-        ax.set_title(name, loc="left")
+        ax.set_title(set_name(name), loc="left")
     figure.supxlabel(xlabel, fontsize=8)
     axes[0][0].set_ylabel(ylabel)
     return figure

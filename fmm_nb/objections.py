@@ -17,10 +17,11 @@ import pandas as pd
 from .article import Findings, quantity
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .figures import label
-from .judgement import CLAIMS, GAINS, SETS, Claim, equal_loss, variant
+from .judgement import CLAIMS, GAINS, Claim, equal_loss, variant
 from .plan import by_arm
 from .results import whole_set
 from .rules import ALPHA
+from .sources import set_name
 from .statistics import Effect, effect, holm
 
 # %% ../nbs/lib/55_objections.ipynb #5261754f
@@ -92,7 +93,7 @@ def hostile_table(lines: pd.DataFrame) -> str:
     for (id, data), group in lines.groupby(["claim", "data"], sort=False):
         judged = group.side.iloc[0]
         texts = [_cell(id, row, judged) for row in group.itertuples()]
-        table.append(f"| {id}, {SETS.get(data, data)} | {' | '.join(texts)} |")
+        table.append(f"| {id}, {set_name(data)} | {' | '.join(texts)} |")
     return "\n".join(table)
 
 
@@ -111,7 +112,7 @@ def changed(
     "What one objection changes, in words."
     one, judged = lines[lines.objection == objection], lines[lines.objection == "as judged"].set_index(["claim", "data"]).side
     computed = one[one.side != ""]
-    named = lambda part: ", ".join(f"{row.claim} on {SETS.get(row.data, row.data)}" for row in part.itertuples())
+    named = lambda part: ", ".join(f"{row.claim} on {set_name(row.data)}" for row in part.itertuples())
     before = np.array([judged[row.claim, row.data] for row in computed.itertuples()])
     turns = {"on the other side": computed[(computed.side == "other").to_numpy()], "no longer apart from zero": computed[(computed.side == "open").to_numpy() & (before != "open")]}
     turns["apart from zero only so"] = computed[(computed.side != "open").to_numpy() & (before == "open")]
@@ -123,7 +124,7 @@ def caveats(lines: pd.DataFrame) -> dict[str, str]:  # by claim; only of those t
     "Under which objections a claim that is apart from zero as judged is so no more."
     judged = lines[lines.objection == "as judged"].set_index(["claim", "data"]).side
     fallen = lines[np.array([row.side in ("open", "other") and judged[row.claim, row.data] == "same" for row in lines.itertuples()], dtype=bool)]
-    return {id: f" *This effect does not stand: {'; '.join(f'{row.objection} ({SETS.get(row.data, row.data)})' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
+    return {id: f" *This effect does not stand: {'; '.join(f'{row.objection} ({set_name(row.data)})' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
 
 # %% ../nbs/lib/55_objections.ipynb #548fe9b1
 CONTROLS = ("am", "am_half", "am_static", "am_shuffled", "am_nomtp", "cnn_matched")
