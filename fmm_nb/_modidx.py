@@ -230,7 +230,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                  'fmm_nb.explorer.bars': ('lib/explorer.html#bars', 'fmm_nb/explorer.py'),
                                  'fmm_nb.explorer.explorer': ('lib/explorer.html#explorer', 'fmm_nb/explorer.py'),
                                  'fmm_nb.explorer.picture': ('lib/explorer.html#picture', 'fmm_nb/explorer.py')},
-            'fmm_nb.figures': { 'fmm_nb.figures._cut': ('lib/figures.html#_cut', 'fmm_nb/figures.py'),
+            'fmm_nb.figures': { 'fmm_nb.figures._beyond': ('lib/figures.html#_beyond', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures._limit': ('lib/figures.html#_limit', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.arm_differences': ('lib/figures.html#arm_differences', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.by_data': ('lib/figures.html#by_data', 'fmm_nb/figures.py'),
