@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLD', 'QUESTIONS', 'ADVICE', 'Findings', 'findings', 'quantity', 'numbers', 'partly', 'of_parts', 'word_of',
            'sentences', 'sentence', 'say', 'answers_in_brief', 'surprises', 'advice', 'claim_table', 'quantity_alone',
-           'tally']
+           'tally', 'with_numbers']
 
 # %% ../nbs/lib/54_article.ipynb #7c02bba0
 import csv
@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .claims import CLAIMS, table, tables_of, told_reported
+from .claims import CLAIMS, planned, table, tables_of, told_note, told_reported, unit_of
 from .comparisons import as_difference, as_ratio
 from .files import data_folder
-from .judgement import SETS
 from .plan import SCALES
 from .reproduction import estimates
+from .sources import set_name
 
 # %% ../nbs/lib/54_article.ipynb #2321053f
 @dataclass(frozen=True)
@@ -55,34 +55,42 @@ def quantity(
     "An estimate with its interval, in the unit of its claim."
     claim = CLAIMS[id]
     if claim.primary.startswith("log "):
-        return f"×{as_ratio(estimate)}" if estimate.difference < np.log(100) else "×{:.0e} [{:.0e}, {:.0e}]".format(*np.exp([estimate.difference, estimate.low, estimate.high]))
+        return f"×{as_ratio(estimate)}" if estimate.difference < np.log(100) else "×{} [{}, {}]".format(*map(_power, np.exp([estimate.difference, estimate.low, estimate.high])))
     if claim.kind == "proportion":
         return f"{estimate.difference:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]".replace("-", "−")
     return as_difference(estimate) + (" points" if unit and claim.primary.endswith("_percent") else "")
 
 
-def numbers(found: Findings, id: str) -> str:
-    "What was measured of a claim, by image set, controls apart; empty where it has no number."
-    own, parts = found.estimates[found.estimates.claim == id], []
+def _power(value: float) -> str:
+    "A large number as one digit and a power of ten."
+    digit, power = f"{value:.0e}".split("e")
+    return f"{digit}·10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def numbers(
+    found: pd.DataFrame,  # as `reproduction.estimates`
+    id: str,
+) -> str:
+    "What was measured of a claim, by image set, controls apart, the unit at the end; empty where it has no number."
+    own = found[found.claim == id]
     control = own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
-    for (data, beside), cells in own.groupby([own.data, control], sort=False):
-        parts.append(" ".join(filter(None, [SETS.get(data, data), "controls" if beside else "", _range(id, cells)])))
-    unit = "" if not parts or not CLAIMS[id].primary.endswith("_percent") else " (points)" if parts[-1].endswith("comparisons") else " points"
-    return "; ".join(parts) + unit
+    groups = list(own.groupby([own.data, control], sort=False))
+    told = [[set_name(data), "controls" if beside else "", _range(id, cells, unit=place == len(groups))] for place, ((data, beside), cells) in enumerate(groups, 1)]
+    return "; ".join(" ".join(filter(None, words)) for words in told)
 
 
-def _range(id: str, cells: pd.DataFrame) -> str:
+def _range(id: str, cells: pd.DataFrame, unit: bool) -> str:
     "One estimate with its interval, or from the smallest to the largest of several."
     if len(cells) == 1:
-        return quantity(id, cells.iloc[0], unit=False)
+        return quantity(id, cells.iloc[0], unit)
     ends = [quantity(id, cells.loc[place], unit=False).split(" [")[0] for place in (cells.difference.idxmin(), cells.difference.idxmax())]
-    return f"{' to '.join(dict.fromkeys(ends))} in {len(cells)} comparisons"
+    return f"{' to '.join(dict.fromkeys(ends))}{' points' if unit and CLAIMS[id].primary.endswith('_percent') else ''} in {len(cells)} comparisons"
 
 # %% ../nbs/lib/54_article.ipynb #079c82d8
 def partly(found: Findings, id: str) -> str:
     "What was measured of a claim at a higher scale, which has it only in part; empty where nothing was."
     own = found.partial[found.partial.claim == id]
-    return "; ".join(f"in part at {scale}: {numbers(replace(found, estimates=cells), id)}" for scale, cells in own.groupby("scale", sort=False))
+    return "; ".join(f"in part at {scale}: {numbers(cells, id)}" for scale, cells in own.groupby("scale", sort=False))
 
 
 def of_parts(found: Findings, id: str) -> str:
@@ -130,7 +138,8 @@ def say(
 ) -> str:
     "A claim in a sentence, with its verdict and its numbers."
     row = found.claims.loc[id]
-    rest = [numbers(found, id), partly(found, id), f"reported {told_reported(id)}" if reported and told_reported(id) else "", row.note if CLAIMS[id].kind == "mediation" else ""]
+    note = told_note(row.note) if CLAIMS[id].kind == "mediation" or "parts were run" in row.note else ""
+    rest = [numbers(found.estimates, id), partly(found, id), f"reported {told_reported(id)}" if reported and told_reported(id) else "", note]
     basis = f"{id} *{row.verdict}*" + (f" at {row.scale}" if row.scale else "")
     return f"{sentence(found, id)} ({': '.join(filter(None, [basis, ', '.join(filter(None, rest))]))})."
 
@@ -195,11 +204,11 @@ def claim_table(
 
 def _rest(found: Findings, row: dict, links: dict) -> list[str]:
     "What stands under a claim's words."
-    id, unit = row["id"], "points" if CLAIMS[row["id"]].primary.endswith("_percent") else ""
-    told, measured, compared = told_reported(id), numbers(found, id), CLAIMS[id].comparators
-    seen = "" if np.isnan(row["detectable"]) else f"would have seen {quantity_alone(id, row['detectable'])}"
+    id, unit = row["id"], unit_of(CLAIMS[row["id"]]).removeprefix("log ratio")
+    told, measured, compared = told_reported(id), numbers(found.estimates, id), CLAIMS[id].comparators
+    seen = "" if np.isnan(row["detectable"]) else f"detectable {quantity_alone(id, row['detectable'])}"
     parts = [f"reported {told} {unit}".strip() if told else "", f"measured{f' `{compared}`,' if len(compared) < 50 else ''} {measured}" if measured else "", seen]
-    parts += [partly(found, id), of_parts(found, id), f"depends on: {row['depends_on']}" if row["depends_on"] else "", row["note"]]
+    parts += [partly(found, id), of_parts(found, id), f"depends on: {row['depends_on']}" if row["depends_on"] else "", told_note(row["note"])]
     return parts + [f"scale {row['scale']}" if row["scale"] else "", links.get((row["experiment"], row["scale"]), "")]
 
 
@@ -215,3 +224,14 @@ def tally(found: Findings) -> str:
     counts = pd.crosstab(source, found.claims.verdict).reindex(index=["FMMNet", "ATAC"], columns=words, fill_value=0)
     lines = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(counts.index, counts.values)]
     return "\n".join([f"| source | {' | '.join(words)} |", "|---" * 5 + "|", *lines])
+
+# %% ../nbs/lib/54_article.ipynb #327da4ae
+def with_numbers(
+    claims: pd.DataFrame,  # of `claims.of_page`
+    rows: pd.DataFrame,  # of the page
+    scale: str,
+) -> pd.DataFrame:  # and `numbers`
+    "The claims of a page with what was measured of them."
+    names = dict.fromkeys(claims.experiment)
+    found = estimates({name: planned(rows, scale, name) for name in names})
+    return claims.assign(numbers=[numbers(found, id) for id in claims.id])

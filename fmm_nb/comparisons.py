@@ -247,9 +247,10 @@ def as_ratio(
 
 def as_mean(
     values: pd.Series,  # one a seed
+    digits: str = ".3g",  # how many, as Python writes it
 ) -> str:
     "A mean over seeds with its interval, for a table; of one net the value alone, empty where one has none."
     if values.isna().any() or not len(values):
         return ""
-    texts = [f"{value:.3g}".replace("-", "−") for value in (mean_interval(values) if len(values) > 1 else values)]
+    texts = [f"{value:{digits}}".replace("-", "−") for value in (mean_interval(values) if len(values) > 1 else values)]
     return f"{texts[0]} [{', '.join(texts[1:])}]" if texts[1:] else texts[0]

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from .errors import InputError
 from .files import written
+from .sources import set_name
 from .statistics import effect, mean_interval
 
 # %% ../nbs/lib/29_figures.ipynb #68803603
@@ -36,7 +37,7 @@ ARMS = {
     "cnn_matched": ("CNN, parameters matched", "#999933", "h"),
     "cnn_jacobian": ("vanilla CNN, Jacobian penalty", "#DDAA33", "*"),
     "cnn_mixup": ("vanilla CNN, mixup", "#44AA99", "p"),
-    "am_mixup": ("AM, mixup", "#332288", "H"),
+    "am_mixup": ("AM, mixup", "#7766CC", "H"),
     "cnn_mixup_weak": ("vanilla CNN, weak mixup", "#88CCEE", "8"),
     "am_mixup_weak": ("AM, weak mixup", "#AA4499", "d"),
     "resnet": ("ResNet: x + F", "#767676", "o"),
@@ -46,7 +47,7 @@ ARMS = {
     "fmmnet_bounded": ("x × 2σ(F)", "#009E73", "P"),
     "fmmnet_tanh": ("x × (1 + tanh F)", "#CC79A7", "v"),
     "fmmnet_normalised": ("x × F, normalised", "#E69F00", "^"),
-    "fmmnet_inside": ("x + F₁ × F₂", "#332288", "H"),
+    "fmmnet_inside": ("x + F₁ × F₂", "#7766CC", "H"),
 }
 
 # %% ../nbs/lib/29_figures.ipynb #e59fb123
@@ -60,13 +61,13 @@ UNIT_ARMS = {
     "resnet_b{}_swish": ("Swish", "#009E73", "P"),
     "resnet_b{}_selu": ("SELU", "#CC79A7", "v"),
     "resnet_b{}_xunit": ("xUnit", "#A65628", ">"),
-    "senet_b{}": ("SENet", "#332288", "p"),
+    "senet_b{}": ("SENet", "#7766CC", "p"),
     "genet_theta_b{}": ("GENet-θ", "#44AA99", "d"),
 }
 ARMS |= {arm.format(b): look if b == 1 else (f"{look[0]}, b = {b}", *look[1:]) for b in range(1, 6) for arm, look in UNIT_ARMS.items()}
 ARMS |= {
     "resnet50": ("ResNet-50", "#767676", "o"),
-    "se_resnet50": ("SE", "#332288", "p"),
+    "se_resnet50": ("SE", "#7766CC", "p"),
     "aa_resnet50": ("AA", "#D55E00", "X"),
     "fa_resnet50": ("FA", "#E69F00", "^"),
     "ge_resnet50": ("GE-θ⁺", "#44AA99", "d"),
@@ -162,27 +163,35 @@ def arm_differences(
             ax.plot(told[row.model], line - 0.22, "d", mfc="none", mec=INK, ms=5)
     ax.set_yticks(range(len(lines)), map(label, lines))
     ax.yaxis.set_inverted(True)
-    _cut(ax, table)
+    _limit(ax, table)
     low, high = ax.get_xlim()
     ax.set_xlim(min([low, *(1.2 * value for value in told.values())]), max([high, *(1.2 * value for value in told.values())]))
+    _beyond(ax, table.assign(height=table.index))
     return ax
 
 # %% ../nbs/lib/29_figures.ipynb #eb1813b7
-def _limit(ax: Axes, table: pd.DataFrame) -> None:
-    "Let the axis end where one line would squeeze all others."
+def _limit(ax: Axes, table: pd.DataFrame, usual: float = 0.5) -> None:
+    "Let the axis end where some lines would squeeze all others: those that reach four times as far as this share of the lines does."
     reach = table[["low", "high"]].abs().max(axis=1)
-    limit = 1.1 * min(reach.max(), 4 * reach.median())
+    limit = 1.1 * min(reach.max(), 4 * reach.quantile(usual))
     ax.set_xlim(max(-limit, min(1.1 * table.low.min(), -0.2 * limit)), min(limit, max(1.1 * table.high.max(), 0.2 * limit)))
 
 
-def _cut(ax: Axes, table: pd.DataFrame) -> Axes:
-    "As `_limit`; an arm whose mean lies beyond is labelled with it at the edge."
-    _limit(ax, table)
-    for line, row in zip(table.index, table.itertuples()):
-        if not ax.get_xlim()[0] < row.difference < ax.get_xlim()[1]:
-            side = "left" if row.difference < 0 else "right"
-            ax.annotate(f"{row.difference:+.1f}".replace("-", "−"), (0.01 if side == "left" else 0.99, line - 0.3), xycoords=ax.get_yaxis_transform(), ha=side, va="center", color=ARMS[row.model][1], fontsize=7)
-    return ax
+def _beyond(
+    ax: Axes,
+    table: pd.DataFrame,  # model, difference, low, high, height
+    ratio: bool = False,  # differences are logarithms
+) -> None:
+    "Say at the edges of an axis what lies beyond them."
+    left, right = ax.get_xlim()
+    for row in table.itertuples():
+        colour = ARMS[row.model][1]
+        for end, mark in [(left, "<")] * int(row.low < left) + [(right, ">")] * int(row.high > right):
+            ax.plot(end, row.height, mark, color=colour, ms=3.5, mew=0, clip_on=False)
+        if not left <= row.difference <= right:
+            text = f"×{np.exp(row.difference):.2g}" if ratio else f"{row.difference:+.1f}".replace("-", "−")
+            end, shift, align = (row.high, 5, "left") if row.difference < left else (row.low, -5, "right")
+            ax.annotate(text, (np.clip(end, left, right), row.height), (shift, 0), textcoords="offset points", ha=align, va="center", color=colour, fontsize=7)
 
 # %% ../nbs/lib/29_figures.ipynb #f232764e
 BESIDE = ("o", "s", "d", "^", "v")  # markers of what stands side by side, where that is not arms
@@ -194,21 +203,25 @@ def effect_lines(
     beside: str = "model",  # what stands side by side in a line
     ax: Axes | None = None,
     lines: list[str] | None = None,  # all lines, where panels side by side may lack some; None: those of the frame
+    ratio: bool = False,  # effects are logarithms, and read as ratios
 ) -> Axes:
     "Draw effects with their intervals, line by line, in the order of the frame; the colour is the arm's."
     ax = ax or plt.gca()
     lines, places = list(lines or dict.fromkeys(frame[line])), list(dict.fromkeys(frame[beside]))
-    for row in frame.to_dict("records"):
-        _, colour, marker = ARMS[row["model"]]
-        place = places.index(row[beside])
-        height = lines.index(row[line]) + 0.66 * ((place + 0.5) / len(places) - 0.5)
-        ax.plot([row["low"], row["high"]], [height] * 2, color=colour, lw=1.5, solid_capstyle="butt")
-        hollow = beside != "model" and place > 0
-        ax.plot(row["difference"], height, marker if beside == "model" else BESIDE[place], color=colour, mfc="white" if hollow else colour, ms=4)
+    place = frame[beside].map(places.index)
+    frame = frame.assign(place=place, height=frame[line].map(lines.index) + 0.66 * ((place + 0.5) / len(places) - 0.5))
+    for row in frame.itertuples():
+        _, colour, marker = ARMS[row.model]
+        ax.plot([row.low, row.high], [row.height] * 2, color=colour, lw=1.5, solid_capstyle="butt")
+        hollow = beside != "model" and row.place > 0
+        ax.plot(row.difference, row.height, marker if beside == "model" else BESIDE[row.place], color=colour, mfc="white" if hollow else colour, ms=4)
     ax.axvline(0, color=INK, lw=0.8)
     ax.set_yticks(range(len(lines)), [label(name) if line == "model" else name for name in lines])
     ax.set_ylim(len(lines) - 0.4, -0.6)
-    _limit(ax, frame)
+    _limit(ax, frame, 0.75)
+    _beyond(ax, frame, ratio)
+    if ratio:
+        log_axis(ax)
     return ax
 
 # %% ../nbs/lib/29_figures.ipynb #5cd96b1e
@@ -218,15 +231,17 @@ def log_axis(
     vertical: bool = False,
 ) -> None:
     "Label the horizontal or vertical axis, of natural logarithms, with what they are of, at round numbers."
-    axis, most = (ax.yaxis, 7) if vertical else (ax.xaxis, min(7, 14 // ax.get_subplotspec().get_gridspec().ncols))
+    axis, most, width = (ax.yaxis, 7, 0.0) if vertical else (ax.xaxis, 7, 0.8 * ax.figure.get_size_inches()[0] / ax.get_subplotspec().get_gridspec().ncols)
     low, high = axis.get_view_interval()
     decades = np.arange(np.floor(low / np.log(10)), np.ceil(high / np.log(10)) + 1)
     for steps in ([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]):
         ticks = np.log([step * 10**decade for decade in decades for step in steps])
         ticks = ticks[(low <= ticks) & (ticks <= high)]
-        if len(ticks) <= most:
+        names = [f"{sign}{np.exp(tick):.4g}" for tick in ticks]
+        room, need = np.diff(ticks).min(initial=np.inf) / (high - low) * width, max(map(len, names), default=0) * 0.085  # inches
+        if len(ticks) <= most and (vertical or room >= need):
             break
-    axis.set_ticks(ticks, [f"{sign}{np.exp(tick):.4g}" for tick in ticks])
+    axis.set_ticks(ticks, names)
 
 # %% ../nbs/lib/29_figures.ipynb #5bb80230
 def legend(
@@ -258,7 +273,7 @@ def by_data(
     figure, axes = plt.subplots(1, len(names), figsize=(FULL, height), sharey=True, squeeze=False, layout="constrained")
     for name, ax in zip(names, axes[0]):
         draw(frame[frame.data == name], name, ax)
-        ax.set_title(name, loc="left")
+        ax.set_title(set_name(name), loc="left")
     figure.supxlabel(xlabel, fontsize=8)
     axes[0][0].set_ylabel(ylabel)
     return figure

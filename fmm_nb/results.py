@@ -29,7 +29,7 @@ from .errors import InputError, unknown
 from .files import build_folder, data_folder, locked, published_folder, read_json, sha256, sweep, writable_folder, written
 from .plan import EXPERIMENTS, by_arm, scale_of, sizes_of, specs
 from .specs import Spec
-from .sources import SOURCES, reason
+from .sources import SOURCES, reason, set_name
 from .store import Store, digest, read_net
 from .workers import cores, spread
 
@@ -324,7 +324,7 @@ class Study:
     def banner(self) -> str:
         "What was run, in one line of markdown."
         title, data = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
-        return f"{title} · {len(self.nets)} nets · {', '.join(data)} · {seeds_an_arm(self)}" if self.nets else title
+        return f"{title} · {len(self.nets)} nets · {', '.join(set_name(one, files=True) for one in data)} · {seeds_an_arm(self)}" if self.nets else title
 
     def caution(self) -> str:
         "A sentence before results that are none."
@@ -344,10 +344,10 @@ class Study:
 # %% ../nbs/lib/24_results.ipynb #29111218
 def seeds_an_arm(experiment: Study) -> str:
     "How many seeds the arms of a page have, in words."
-    named, seeds = {spec.key: spec for spec in experiment.nets}, {}
+    nets, seeds = {spec.key: spec for spec in experiment.nets}, {}
     for part in experiment.arms.values():
         for key, arm in part.items():
-            seeds.setdefault((named[key].data, arm), set()).add(named[key].seed)
+            seeds.setdefault((nets[key].data, arm), set()).add(nets[key].seed)
     counts = sorted({len(of_arm) for of_arm in seeds.values()})
     return f"{' to '.join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))} {'seed' if counts == [1] else 'seeds'} an arm"
 
@@ -358,7 +358,8 @@ def lacking(experiment: Study) -> str:
     missing = [name for name in wanted if name not in {data.split("[")[0] for data in here}]
     part = [data for data in here if "[" in data]
     ways = dict.fromkeys(SOURCES[name].get for name in missing)
-    texts = [f"not here, so not run: {', '.join(missing)}; to fetch: {', '.join(ways)}"] * bool(missing) + [f"of {data.split('[')[0]} only some of the training files are here" for data in part]
+    texts = [f"Not here, so not run: {', '.join(map(set_name, missing))}; to fetch: `{'`, `'.join(ways)}`"] * bool(missing)
+    texts += [f"Of {set_name(data)} only the training files {data.split('[')[1].rstrip(']')} are here" for data in part]
     return "".join(f"\n\n*{text}.*" for text in texts)
 
 # %% ../nbs/lib/24_results.ipynb #e8cd4d8f

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'MNIST', 'FASHION', 'KRIZHEVSKY', 'CIFAR10', 'CIFAR100', 'COARSE', 'STL10', 'TINY', 'MINI', 'SOURCES',
-           'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'parse', 'Found', 'data_root', 'missing', 'locate',
-           'needed', 'image_files', 'find_folders', 'find', 'available', 'reason', 'pieces', 'digest', 'altered',
-           'check']
+           'NAMES', 'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'set_name', 'parse', 'Found', 'data_root',
+           'missing', 'locate', 'needed', 'image_files', 'find_folders', 'find', 'available', 'reason', 'pieces',
+           'digest', 'altered', 'check']
 
 # %% ../nbs/lib/02_sources.ipynb #3b524fda
 import gzip
@@ -107,6 +107,22 @@ def batch_name(
             runs.append([number])
     text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
     return "cifar10" if len(numbers) == 5 else f"cifar10[{text}]"
+
+# %% ../nbs/lib/02_sources.ipynb #44f78285
+NAMES = {
+    "mnist": "MNIST", "mnist_mini": "MNIST (mini)", "fashion_mnist": "FashionMNIST", "fashion_mini": "FashionMNIST (mini)", "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100", "cifar100_coarse": "CIFAR-100 (coarse)", "stl10": "STL-10", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet"}
+
+
+def set_name(
+    data: str,  # as in commands and rows
+    files: bool = False,  # say which training files it has, where it has only some
+) -> str:
+    "The name of an image set for people; one without such a name keeps its own."
+    known = re.fullmatch(r"(\w+)(?:\[(.+)\])?", data)
+    if not known or known[1] not in NAMES:
+        return data
+    return NAMES[known[1]] + (f" (training files {known[2]})" if files and known[2] else "")
 
 # %% ../nbs/lib/02_sources.ipynb #5ba552d2
 def parse(

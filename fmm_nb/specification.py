@@ -137,4 +137,5 @@ def _ends(ax: plt.Axes, table: pd.DataFrame, ratio: bool) -> None:
     for place, value in table.difference[~table.difference.between(low, high)].items():
         text = f"×{np.exp(value):.2g}" if ratio else f"{value:+.1f}".replace("-", "−")
         at, align = (0.02, "bottom") if value < low else (0.98, "top")
-        ax.annotate(text, (place, at), xycoords=ax.get_xaxis_transform(), ha="right" if place else "left", va=align, fontsize=7)
+        aside = {"xytext": (-2 if place else 2, 0), "textcoords": "offset points", "ha": "right" if place else "left"}  # between its column and the next
+        ax.annotate(text, (place, at), xycoords=ax.get_xaxis_transform(), va=align, rotation=90, fontsize=7, **aside)

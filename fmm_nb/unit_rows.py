@@ -14,6 +14,7 @@ from .comparisons import BY_SIZE, as_mean
 from .files import data_folder
 from .models import count_parameters
 from .results import last_epoch, whole_set
+from .sources import set_name
 
 # %% ../nbs/lib/45_unit_rows.ipynb #c20f47f3
 def unit_row(trained) -> dict:
@@ -51,7 +52,7 @@ def beside_reported(
     for data in ("cifar10", "cifar100_coarse"):
         told = {net: value for table in tables for net, value in reported_percent(table, data).items()}
         ours = rows[rows.data.map(whole_set) == data].groupby("model").test_accuracy_percent.apply(as_mean)
-        columns |= {f"{data}, reported": pd.Series(told), f"{data}, ours": pd.Series({net: ours.get(net, "") for net in told})}
+        columns |= {f"{set_name(data)}, reported": pd.Series(told), f"{set_name(data)}, ours": pd.Series({net: ours.get(net, "") for net in told})}
     return pd.DataFrame(columns).rename_axis("model").reset_index()
 
 

@@ -2,7 +2,7 @@
 
     python site/build.py --scale smoke --out build/site
 
-Shows the published results of the highest scale, and beside them the reader's own (build/SCALE); where nothing was
+Shows the published results, and beside them the reader's own (build/SCALE); where nothing was
 published, the reader's own. Nothing is fetched; the result works from a file:// address. A build that fails leaves the old site as it was.
 """
 import argparse
@@ -53,9 +53,12 @@ def own(relative, scale):
 
 
 def kept(relative):
-    "The published executed notebook of the highest scale that has this page, or None, and what is said of it."
-    found = [(DATA / "results" / scale / "notebooks" / relative, f"published, scale {scale}") for scale in SCALES]
-    return next(((notebook, note) for notebook, note in found if is_whole(notebook)), (None, ""))
+    "The published executed notebook of a page, or None, and what is said of it: at the scale whose results the paper shows, else at the highest that has it."
+    has = lambda scale, name: is_whole(DATA / "results" / scale / "notebooks" / name)
+    told = next((scale for scale in SCALES if has(scale, "paper.ipynb")), None)
+    found = sorted((scale for scale in SCALES if has(scale, relative)), key=lambda scale: scale != told)
+    more = f" (published at scale {', '.join(found[1:])}, too: data/results)" if found[1:] else ""
+    return (DATA / "results" / found[0] / "notebooks" / relative, f"published, scale {found[0]}{more}") if found else (None, "")
 
 
 def study(scale):

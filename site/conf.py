@@ -25,6 +25,7 @@ nb_ipywidgets_js = {}  # the default asks a CDN
 myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
+smartquotes_action = "qe"  # quotes and ellipses; dashes stand as they are written, or --data would lose one
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 
 html_theme = "furo"

@@ -3,6 +3,7 @@
 A page knows where its notebook stands in the repository; a link that holds there is turned into one that holds in the
 site: to the page made from the file it names, or to a copy of that file.
 """
+import csv
 import json
 import os
 import re
@@ -127,7 +128,21 @@ def strip(page):
     notebook = f'<a href="{up}notebooks/{page.name}.ipynb" download>{page.origin.name}</a>'
     note = f"{page.note[:1].upper()}{page.note[1:]} · " if page.note else ""
     unrun = " page-unrun" if page.note.startswith("not run") else ""
-    return markdown(f'<p class="page-note page-{page.kind}{unrun}">{note}Notebook: {notebook}</p>')
+    return markdown(f'<p class="page-note page-{page.kind}{unrun}">{note}Notebook: {notebook}</p>{answers(page)}')
+
+
+def answers(page):
+    "What the paper of the same results says of the claims that a page decides, in a line; nothing for other pages."
+    table = page.shown.parents[2] / "claims.csv" if page.kind == "experiment" and len(page.shown.parents) > 2 else None
+    if table is None or not table.is_file():
+        return ""
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["experiment"] == page.origin.stem]
+    scale, told = page.shown.parents[2].name, {}
+    for row in rows:
+        told.setdefault(row["verdict"], []).append(row["id"] + (f" (scale {row['scale']})" if row["scale"] not in ("", scale) else ""))
+    words = "; ".join(f"<b>{word}</b> {', '.join(ids)}" for word, ids in sorted(told.items()))
+    return f'<p class="page-verdicts">What the paper says of its claims: {words}.</p>' if told else ""
 
 
 def front(cell):

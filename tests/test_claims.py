@@ -172,8 +172,8 @@ def test_a_claim_is_two_lines_on_the_site():
     ratio |= {"depends_on": "best epoch", "note": "why", "experiment": "03"}
     assert claims.markdown(pd.DataFrame([ROW, points, ratio]), {"03": "the page"}).splitlines()[2:] == [
         "| M14 | **supported** | S. *(P)* |",
-        "| M14 | **supported** | S. *(P)*<br>measured −1.23 [−2, −0.5] points; reported −0.4 to +0.83 |",
-        "| M1 | undecided | S. *(P)*<br>measured ×2 [×1, ×3]; reported ×2; could have seen ×1.5; depends on: best epoch; why; the page |",
+        "| M14 | **supported** | S. *(P)*<br>measured −1.23 [−2, −0.5] points; reported −0.4 to +0.83 points |",
+        "| M1 | undecided | S. *(P)*<br>measured ×2.00 [×1.00, ×3.00]; reported ×2.00; detectable ×1.50; depends on: best epoch; why; the page |",
     ]
 
 
@@ -206,7 +206,7 @@ def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):
     assert shown.loc["M14", ["verdict", "unit", "measured", "low", "high", "scale"]].tolist() == ["supported", "points", gain.difference, gain.low, gain.high, "smoke"]
     assert np.isnan(shown.detectable["M14"]) and shown.support["M14"] == gain.p and shown.contradict["M14"] == 1.0
     assert shown["reported size compatible"][["M14", "M16", "M25", "M15"]].tolist() == ["no", "yes", "", ""]
-    assert shown.scale["M15"] == "" and shown.note["M15"] == "no complete run of 03_multiplication, or a run without a value"
+    assert shown.scale["M15"] == "" and shown.note["M15"] == "CIFAR-10: no complete run of 03_multiplication, or a run without a value"
     undecided = [id for id in shown.index if shown.verdict[id] == "undecided" and not np.isnan(shown.measured[id])]
     for id in undecided:
         (wanted,) = contrasts(CLAIMS[id].comparators)

@@ -173,6 +173,24 @@ def test_shows_the_published_and_the_readers_own_beside_it(tmp_path, monkeypatch
     assert len(beside) == mine_beside
 
 
+def test_a_page_is_shown_at_the_scale_of_the_paper(tmp_path, monkeypatch):
+    tree(tmp_path, data__results__cpu__notebooks=None, data__results__paper__notebooks=None)
+    (tmp_path / "data" / "results" / "paper" / "notebooks" / "paper.ipynb").unlink()
+    builder = module("build")
+    monkeypatch.setattr(builder, "DATA", tmp_path / "data")
+    notebook, note = builder.kept(Path("experiments/03_x.ipynb"))
+    assert (notebook.parts[-4], note) == ("cpu", "published, scale cpu (published at scale paper, too: data/results)")
+
+
+def test_a_page_opens_with_the_papers_verdicts(tmp_path, monkeypatch):
+    tree(tmp_path, data__results__cpu__notebooks=None, nbs=None)
+    (tmp_path / "data" / "results" / "cpu" / "claims.csv").write_text("id,verdict,scale,experiment\nM1,undecided,cpu,03_x\nM2,supported,paper,03_x\nM3,supported,cpu,04_y\nM4,not tested,,03_x\n")
+    prep = module("prep")
+    page = prep.Page("experiments/03_x", tmp_path / "data/results/cpu/notebooks/experiments/03_x.ipynb", tmp_path / "nbs/experiments/03_x.ipynb", "experiment")
+    assert prep.answers(page) == '<p class="page-verdicts">What the paper says of its claims: <b>not tested</b> M4; <b>supported</b> M2 (scale paper); <b>undecided</b> M1.</p>'
+    assert prep.answers(prep.Page("lib/x", page.shown, page.origin, "library")) == ""
+
+
 def test_api_page_says_what_the_signature_comments_say(tmp_path):
     source = '"""What it is for."""\n__all__ = ["double", "LEAST"]\nLEAST = 1\ndef double(\n    x: int,  # any | number\n    *, twice: bool = True,  # or not\n) -> int:  # two of them\n    "Twice [x]."\n    return 2 * x\ndef _hidden(): pass\n'
     (tmp_path / "things.py").write_text(source)
