@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SAMPLING', 'HIGHEST', 'ellipse_weights', 'chord_weights', 'ellipse', 'chord', 'Paths', 'triples', 'curves',
-           'at_images', 'roughness', 'transitions', 'first_layer_transitions', 'region', 'linear_residual']
+           'at_images', 'roughness', 'transitions', 'first_layer_transitions', 'piece', 'linear_residual']
 
 # %% ../nbs/lib/23_trajectories.ipynb #02d381d4
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, cycle
 from math import pi
 
 import numpy as np
@@ -282,34 +282,56 @@ def first_layer_transitions(model: nn.Module, images: Tensor) -> int:
     return 2 * (a.abs() < torch.hypot(b, c)).sum().item()
 
 # %% ../nbs/lib/23_trajectories.ipynb #4c97079c
-@torch.no_grad()
-def region(
+@contextmanager
+def piece(
     model: nn.Module,
-    x: Tensor,  # [1, C, H, W], the middle of the way
-    direction: Tensor,  # likewise; its length is the most that is tried to either side
-    points: int = 33,
-) -> Tensor:  # [P, C, H, W], equidistant
-    "A straight path around an image on which every ReLU and every max-pool stays as it is; raises `InputError` if there is none."
-    if float_images(x).dtype != torch.float64 or x.shape != direction.shape or len(x) != 1:
-        raise InputError(f"image and direction must be float64 [1, C, H, W], got {x.dtype} {list(x.shape)} and {list(direction.shape)}")
-    steps = torch.linspace(-1, 1, whole_number("points", points, 3), dtype=x.dtype, device=x.device)[:, None, None, None]
-    with _watched(_switches(model, trunk=False), _state) as seen, evaluation(model):
-        for halvings in range(40):
-            path = x + steps * direction / 2**halvings
-            seen.clear()
-            model(path)
-            if all((state == state[:1]).all() for state in seen.values()):
-                return path
-    raise InputError("x lies on the border of a region: take another image")
+    x: Tensor,  # [1, C, H, W]: an image of the region
+):
+    "Within the block every ReLU stays on or off and every max-pool takes the pixels that it takes for `x`, whatever the net is shown."
+    if len(float_images(x)) != 1:
+        raise InputError(f"a piece is that of one image [1, C, H, W], got {list(x.shape)}")
+    switches = _switches(model, trunk=False)
+    states = {name: [] for name in switches}
+    try:
+        for name, module in switches.items():
+            module.forward = partial(_noted, module, states[name])
+        with evaluation(model), torch.no_grad():
+            model(x)
+        for name, module in switches.items():
+            module.forward = partial(_held, module, cycle(states[name]))  # each of its calls within a pass has its own state
+        yield model
+    finally:
+        for module in switches.values():
+            module.__dict__.pop("forward", None)
 
 
+def _noted(module: nn.Module, states: list[Tensor], x: Tensor) -> Tensor:
+    "What a ReLU or a max-pool gives, its state noted."
+    states.append(_state(module, x))
+    return _held(module, iter(states[-1:]), x)
+
+
+def _held(module: nn.Module, states: Iterator[Tensor], x: Tensor) -> Tensor:
+    "What a ReLU or a max-pool gives in the next of some states."
+    state = next(states)
+    if not isinstance(module, nn.MaxPool2d):
+        return x * state
+    return x.flatten(2).gather(2, state.flatten(2).expand(len(x), -1, -1)).unflatten(2, state.shape[2:])
+
+# %% ../nbs/lib/23_trajectories.ipynb #8d273867
+@torch.no_grad()
 def linear_residual(
     model: nn.Module,
-    x: Tensor,  # float64 [1, C, H, W]
-    direction: Tensor,  # likewise, see `region`
+    x: Tensor,  # float64 [1, C, H, W], the middle of the way
+    direction: Tensor,  # likewise; its length is half of the way's
     degree: int = 1,  # of the polynomial; 1: a line
+    points: int = 129,  # P on the way, more than the degree
 ) -> Tensor:  # [K]
-    "How far each logit is from the best polynomial inside the activation region of an image, largest distance over range."
-    curve = curves(model, region(model, x, direction))
+    "How far each logit of the piece at `x` is from the best polynomial, largest distance over range; NaN for one that does not change."
+    if float_images(x).dtype != torch.float64 or x.shape != direction.shape or len(x) != 1:
+        raise InputError(f"image and direction must be float64 [1, C, H, W], got {x.dtype} {list(x.shape)} and {list(direction.shape)}")
+    steps = torch.linspace(-1, 1, whole_number("points", points, degree + 2), dtype=x.dtype, device=x.device)[:, None, None, None]
+    with piece(model, x):
+        curve = curves(model, x + steps * direction)
     span = curve.amax(0) - curve.amin(0)
     return _unexplained(curve, degree).abs().amax(0) / torch.where(span > 0, span, torch.nan)

@@ -20,7 +20,7 @@ from fmm_nb.trajectories import (
     ellipse_weights,
     first_layer_transitions,
     linear_residual,
-    region,
+    piece,
     roughness,
     transitions,
     triples,
@@ -203,14 +203,38 @@ def test_the_exact_count_is_reached_from_below():
     assert counts == sorted(counts) and counts[0] < counts[-1] == exact
 
 
-def test_regions_hold_every_switch_still():
+class Again(nn.Module):
+    "One ReLU that is called twice, in place, and a pool."
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.pool, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Linear(64, 3)
+
+    def forward(self, x):
+        y = self.pool(self.relu(self.conv(x)))
+        return self.head(self.relu(y - 0.1).flatten(1))
+
+
+def test_a_piece_is_the_net_in_its_region_and_a_line_everywhere():
     torch.manual_seed(0)
-    net = create_model("cnn", image_size=8, widths=(4, 4, 4), initialisation="he").double()
-    x, direction = torch.rand(2, 1, 1, 8, 8, dtype=torch.double)
-    path = region(net, x, direction)
-    assert sum(transitions(net, path).values()) == 0
-    assert sum(transitions(net, x + 2000 * (path - x)).values()) > 0
-    assert_close(path[16:17], x)
+    net, x = Again().double(), torch.rand(1, 1, 8, 8, dtype=torch.double)
+    near, far = (x + size * torch.randn(5, 1, 8, 8, dtype=torch.double) for size in (1e-9, 10))
+    before, inside = net(torch.cat([near, far])), net(near)
+    slope = torch.func.vmap(torch.func.jacrev(lambda one: net(one[None])[0]))(x)
+    with piece(net, x):
+        assert_close(net(near), inside)
+        assert_close(net(far), net(x) + torch.einsum("okchw,nchw->nk", slope, far - x))
+    assert_close(net(torch.cat([near, far])), before)
+    assert linear_residual(net, x, 100 * torch.rand_like(x)).max() < 1e-12
+
+
+def test_a_net_that_fails_within_a_piece_is_itself_again():
+    net, x = Again().double(), torch.rand(1, 1, 8, 8, dtype=torch.double)
+    with pytest.raises(RuntimeError), piece(net, x):
+        net(x[..., :4])
+    with pytest.raises(RuntimeError), piece(net, x.float()):
+        pass
+    assert not any("forward" in vars(module) for module in net.modules())
 
 
 @pytest.mark.parametrize("kind", ["cross_class", "single_class"])
@@ -244,6 +268,8 @@ def test_triples_depend_on_the_seed_alone(kind):
         (lambda net, x: roughness(torch.rand(64)), "got [64]"),
         (lambda net, x: transitions(nn.Flatten(), x[0]), "Flatten has no ReLU on its trunk"),
         (lambda net, x: linear_residual(net, x[0], x[0]), "must be float64 [1, C, H, W]"),
+        (lambda net, x: linear_residual(net, x[0, :1], x[0, :1], degree=8, points=9), "points must be a whole number of at least 10"),
+        (lambda net, x: piece(net, x[0]).__enter__(), "of one image [1, C, H, W], got [3, 1, 8, 8]"),
         (lambda net, x: triples(torch.arange(9) % 2, 3), "cross_class triples need 3 classes"),
         (lambda net, x: triples(torch.arange(4), 3, "single_class"), "with at least 3 images, got 0"),
         (lambda net, x: triples(torch.arange(9), 0), "count must be a whole number of at least 1"),
