@@ -35,6 +35,7 @@ def test_a_row_of_the_file_is_a_claim(tmp_path):
     pd.DataFrame([*texts, ["X3", *texts[1][1:9], "", *texts[1][10:]]], columns=columns).to_csv(tmp_path / "claims.csv", index=False)
     one, two, three = read_claims(tmp_path / "claims.csv").values()
     assert one == Claim("X1", "S", "P", "difference", "f", ("mnist", "cifar10"), "", "m", "a vs b", 1, (0.2, 0.4), "1", "01")
+    assert hash(one) != hash(two)  # a key, as long as nobody can change it
     assert (two.data, two.direction, two.margins, three.direction) == ((), -1, (), 0)
 
 
@@ -73,7 +74,8 @@ def test_arms_are_read_off_at_the_lowest_loss_that_all_their_runs_reach():
     assert found == effect(a, b)
     logs = at_equal_loss(ways({"am": 0.4, "cnn": 0.7}, "height__way"), "am", "cnn", "log height")
     assert [*logs[0], *logs[1]] == pytest.approx([np.log(12.5)] * 4)
-    assert at_equal_loss(ways({"am": 0.4, "cnn": 0.7}, "height__way"), "am", "cnn", "height")[0].tolist() == a.tolist()
+    for name in ("height", "width"):
+        assert at_equal_loss(ways({"am": 0.4, "cnn": 0.7}, f"{name}__way"), "am", "cnn", name)[0].tolist() == a.tolist()
 
 
 def test_what_is_no_two_runs_with_a_way_is_not_comparable():
@@ -101,6 +103,7 @@ def test_variants_that_turn_an_effect_or_open_it_are_named():
     assert depends_on(claim("difference", ""), rows, wanted, open_already) == depends_on(claim("difference", ""), rows, wanted, replace(found, low=-1.0)) == "other sign"
     assert depends_on(claim("difference", ""), rows, wanted, replace(found, difference=0.0)) == "with noise" + OPEN
     assert depends_on(claim("difference", ""), rows, {"am": 1.0, "cnn": -1.0}, replace(found, difference=-1.0, low=-2.0, high=0.0)) == "as it is"
+    assert depends_on(claim("mediation", ""), rows, wanted, found) == "other sign, with noise" + OPEN
     turned = rows.assign(way=[json.dumps([[1.0, 0.0], [0.5, value + 0.01 * seed]]) for value, seed in zip([1.0] * 3 + [5.0] * 3, rows.seed)])
     assert depends_on(claim("difference", ""), turned, wanted, found).endswith("equal training loss")
     assert "equal" not in depends_on(claim("difference", ""), turned, {"am": 1.0, None: -2.0}, found)
