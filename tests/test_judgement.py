@@ -43,10 +43,10 @@ def test_a_measure_has_the_column_of_the_definition_that_decides_and_those_of_it
     assert variants("m", {"a": 1.0, "b": 2.0, "c": 3.0}, "b") == {"m": 2.0, "m__a": 1.0, "m__c": 3.0}
 
 
-WAY = [[2.0, 50.0], [1.0, 70.0], [0.5, 80.0]]
+WAY = [[2.0, 50.0], [1.0, 70.0], [0.75, 75.0], [0.5, 80.0]]
 
 
-@pytest.mark.parametrize("loss, value", [(2.0, 50.0), (1.75, 55.0), (1.0, 70.0), (0.6, 78.0), (0.5, 80.0)])
+@pytest.mark.parametrize("loss, value", [(2.0, 50.0), (1.75, 55.0), (1.0, 70.0), (0.8, 74.0), (0.6, 78.0), (0.5, 80.0)])
 def test_a_value_is_read_off_between_the_snapshots_round_a_loss(loss, value):
     assert at_loss(WAY, loss) == pytest.approx(value)
 
@@ -263,7 +263,7 @@ def test_a_study_judges_parts_before_the_whole_and_a_share_of_a_gain_after_it(mo
     share = replace(claim("mediation", "(am_half - cnn) vs 0.5 (am - cnn)", data=("mnist",)), id="S")
     whole = replace(claim("conjunction", "A; M14"), id="W")
     cause = replace(claim("causal", "am vs cnn"), id="A")
-    plain = replace(claim("difference", "am_half vs cnn", data=("mnist",)), id="D")
+    plain = replace(claim("proportion", "am_half vs 2", data=("mnist",)), id="D")
     claims_of(monkeypatch, *[replace(one, family=one.id, experiment="page") for one in (whole, share, plain, cause, gain)])
     rows = rows_of(am=UP, cnn=DOWN, am_half=(3.0, 3.2, 3.3))
     judged = judge({"page": rows})
