@@ -167,7 +167,7 @@ def permutation_null(
 ) -> np.ndarray:  # [permutations]
     "The mean score over samples when one permutation of the channels is shared by all of them; one value a permutation."
     a, b = _arrays(a, b)
-    chance, left, means = np.random.default_rng(seed), whole_number("permutations", permutations), []
+    chance, left, means = np.random.default_rng(whole_number("seed", seed, 0)), whole_number("permutations", permutations), []
     while left:
         count = min(left, max(1, CHUNK // max(1, a.size)))  # so many permutations at a time
         orders = np.array([chance.permutation(a.shape[1]) for _ in range(count)], dtype=int)

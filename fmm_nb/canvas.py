@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .data import ImageSet
-from .errors import InputError
+from .errors import InputError, whole_number
 
 # %% ../nbs/lib/43_canvas.ipynb #9866f3c1
 SHARES = (0.25, 0.43, 0.75)  # of the canvas' side: each size is √3 times the last
@@ -53,6 +53,6 @@ def placed(
 
 def on_canvas(images: ImageSet, canvas: int) -> ImageSet:
     "An image set whose images stand on a canvas; raises `InputError` for one that is smaller than they are."
-    if canvas < images.train_x.shape[2]:
+    if whole_number("canvas", canvas) < images.train_x.shape[2]:
         raise InputError(f"a canvas of {canvas} pixels is smaller than the images of {images.name}: give at least {images.train_x.shape[2]}")
     return replace(images, train_x=placed(images.train_x, canvas, 0), test_x=placed(images.test_x, canvas, 1))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError
+from .fullgrad import class_of
 from .gates import Gated, gates_of
 
 # %% ../nbs/lib/36_diagnostics.ipynb #cf3128b6
@@ -64,7 +65,7 @@ def signals(
     x: Tensor,  # a batch that the net takes, [N, C, H, W]
     targets: Tensor,  # int64 [N], for the loss whose gradient is taken
 ) -> pd.DataFrame:  # a row a block: block (from 1), name, log_x, log_f, log_y, log_gradient_x, log_gradient_y, kurtosis_y
-    "Logarithms of root mean squares in each block, as in training; raises `InputError` for a net without blocks."
+    "Logarithms of root mean squares in each block, as in training; raises `InputError` for a net without blocks, or classes that it has not."
     blocks, noted = blocks_of(model), {}
     if not blocks:
         raise InputError(f"{type(model).__name__} has no blocks: none of its parts is a `Gated` map other than an activation")
@@ -77,7 +78,8 @@ def signals(
     hooks += [gated.gate.register_forward_hook(lambda gate, inputs, output, name=name: factors.__setitem__(name, output)) for name, gated in blocks.items()]
     try:
         with in_training(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
-            loss = F.cross_entropy(model(x.detach().clone().requires_grad_()), targets)
+            logits = model(x.detach().clone().requires_grad_())
+            loss = F.cross_entropy(logits, class_of(targets, logits))
             gradients = torch.autograd.grad(loss, [part for pair in noted.values() for part in pair], allow_unused=True)
     finally:
         for hook in hooks:

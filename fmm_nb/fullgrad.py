@@ -266,8 +266,11 @@ def classes(model: nn.Module, x: Tensor, target: Tensor | int | None = None) -> 
 
 
 def one_an_image(target: Tensor | int, count: int) -> Tensor:
-    "Classes [N] from one or N of them; raises `InputError` for another number."
-    target = torch.as_tensor(target)
+    "Classes [N] from one or N of them; raises `InputError` for another number, or what is none."
+    try:
+        target = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"target must be a class, or one an image, got {target!r}") from error
     if target.numel() not in (1, count):
         raise InputError(f"target must be one class, or one an image, [{count}], got {list(target.shape)}")
     return target.flatten().expand(count)

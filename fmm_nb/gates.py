@@ -333,9 +333,11 @@ def replace_gate(
     name: str,  # as in `gates_of`
     gate: nn.Module,  # what computes the gate from now on
 ) -> nn.Module:
-    "The model with another gate at `name`; raises `InputError` if no gate has that name."
+    "The model with another gate at `name`; raises `InputError` if no gate has that name, or for a gate that is no module."
     gates = gates_of(model)
     if name not in gates:
         raise unknown("gate", name, gates)
+    if not isinstance(gate, nn.Module):
+        raise InputError(f"a gate is a module, got {gate!r}")
     gates[name].gate = gate
     return model

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from .batches import stream
-from .errors import InputError, whole_number
+from .errors import InputError, number_to, whole_number
 from .files import sweep, writable_folder, written
 from .loop import has_bfloat16
 from .models import builder_of, create_model
@@ -47,6 +47,9 @@ class Recipe:
     def __post_init__(self):
         for name, least in [("epochs", 1), ("batch_size", 1), ("image_size", 8), ("seed", 0)]:
             whole_number(name, getattr(self, name), least=least)
+        for name in ("warmup", "momentum", "weight_decay", "label_smoothing"):
+            number_to(name, getattr(self, name), 1)
+        number_to("learning_rate", self.learning_rate, 1e6)
 
 
 def rate_at(

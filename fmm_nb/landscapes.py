@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .batches import stream
+from .errors import InputError, whole_number
 from .sensitivity import READINGS
 from .trajectories import SAMPLING, Paths, at_images, chord_weights, curves, ellipse_weights, roughness, triples
 
@@ -27,7 +28,14 @@ def places(
     if kind != "chord":
         return triples(labels, count, kind)
     chance = stream(0, "chord", "pairs")
-    return torch.from_numpy(np.stack([chance.choice(len(labels), 2, replace=False) for _ in range(count)]))
+    return torch.from_numpy(np.stack([chance.choice(len(labels), 2, replace=False) for _ in range(whole_number("count", count))]))
+
+
+def _chosen(x: Tensor, y: Tensor, count: int, kind: str) -> Tensor:  # int64 [T, A]
+    "`places` in images; raises `InputError` where these are not as many as their labels."
+    if len(x) != len(y):
+        raise InputError(f"each image needs a label, got {len(y)} for {len(x)}")
+    return places(y, count, kind)
 
 # %% ../nbs/lib/33_landscapes.ipynb #1a968cca
 ALMOST = 0.05  # of a curve's variance may lie beyond linear where it is called almost linear
@@ -42,7 +50,7 @@ def landscape(
     points: int,  # on each
 ) -> dict[str, float]:  # nan where no curve moves
     "The shape of a net's curves along fixed paths, means over curves. Source: FMMNet, Section IV-B2, for the pictures."
-    chosen = places(y, count, kind)
+    chosen = _chosen(x, y, count, kind)
     classes, paths = y[chosen], Paths(WEIGHTS[kind](points), x[chosen])
     logits = curves(net, paths)
     found = {output: roughness(_own(logits, classes, output), closed=kind != "chord") for output in READINGS}
@@ -68,7 +76,7 @@ def slope_variation(
     points: int = SAMPLING["slope_variation"],  # on each
 ) -> dict[str, float]:  # over the range of the curve, and raw; nan where no curve moves
     "By how much the slope changes along a curve in all, a mean over the curves of `landscape`."
-    chosen = places(y, count, kind)
+    chosen = _chosen(x, y, count, kind)
     values = curves(net, Paths(WEIGHTS[kind](points), x[chosen]), y[chosen], "centred")
     shape = roughness(values, closed=kind != "chord")
     of = {"slope_variation": "slope_variation_over_range", "slope_variation__raw": "slope_variation"}

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from .batches import stream
 from .data import ImageSet
 from .errors import InputError
+from .files import writable_folder
 from .vision import prepare_torchvision
 
 prepare_torchvision()
@@ -51,7 +52,8 @@ def write_pictures(
     images: ImageSet,
     folder: str | Path,  # gets train/CLASS/ and val/CLASS/
 ) -> None:
-    "Write an image set as class folders of PNG files; its test images are those in val/."
+    "Write an image set as class folders of PNG files; its test images are those in val/; raises `InputError` for a folder that takes none."
+    writable_folder(folder)
     for part, x, y in [("train", images.train_x, images.train_y), ("val", images.test_x, images.test_y)]:
         for number, (image, label) in enumerate(zip(x, y)):
             path = Path(folder) / part / images.classes[label].replace("/", "-") / f"{number}.png"

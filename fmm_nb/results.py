@@ -299,8 +299,11 @@ def whole_set(
 def reported(
     table: str,  # a file of data/reported, without its ending
 ) -> Callable[[str], dict[str, float]]:  # image set → value by model
-    "The values of one of the sources' tables, by image set and model; none where the source has none."
-    values = pd.read_csv(data_folder() / "reported" / f"{table}.csv")
+    "The values of one of the sources' tables, by image set and model; none where the source has none; raises `InputError` for a table of none."
+    path = data_folder() / "reported" / f"{table}.csv"
+    if not path.exists():
+        raise unknown("table", table, sorted(path.stem for path in path.parent.glob("*.csv")))
+    values = pd.read_csv(path)
     return lambda data: values[values.data == whole_set(data)].set_index("model").value.to_dict()
 
 # %% ../nbs/lib/24_results.ipynb #f9f3869f

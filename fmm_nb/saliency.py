@@ -284,12 +284,14 @@ def channels_removed(
     model: nn.Module,
     removed: dict[str, Tensor],  # by gate: bool [N, C], or [1, C] for all images alike
 ):
-    "Within the block some channels are zero where their gate takes them."
+    "Within the block some channels are zero where their gate takes them; raises `InputError` for a gate that the net has not."
 
     def drop(mask):
         return lambda module, inputs: (inputs[0].masked_fill(mask.reshape(*mask.shape, *[1] * (inputs[0].ndim - 2)), 0), *inputs[1:])
 
     gates = gates_of(model)
+    for name in removed.keys() - gates.keys():
+        raise unknown("gate", name, gates)
     hooks = [gates[name].register_forward_pre_hook(drop(mask)) for name, mask in removed.items()]
     try:
         yield model

@@ -8,7 +8,7 @@ __all__ = ['WIDER', 'INPUT_SCALES', 'MEMORY', 'MATRICES', 'OUTPUTS', 'READINGS',
            'Moments', 'output_sensitivities', 'output_sensitivity', 'jacobian_sensitivities']
 
 # %% ../nbs/lib/22_sensitivity.ipynb #9fa3bbb4
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import parent_process
 from numbers import Real
 
@@ -81,8 +81,8 @@ def _stretched(values: Tensor, unit: Tensor | None) -> Tensor:
     "[N, C, H, W] times a number a channel."
     if unit is None:
         return values
-    if unit.shape != values.shape[1:2]:
-        raise InputError(f"unit must be one number a channel, [{values.shape[1]}], got {list(unit.shape)}")
+    if not isinstance(unit, Tensor) or unit.shape != values.shape[1:2]:
+        raise InputError(f"unit must be a tensor, one number a channel, [{values.shape[1]}], got {list(getattr(unit, 'shape', [unit]))}")
     return values * unit.to(values)[:, None, None]
 
 # %% ../nbs/lib/22_sensitivity.ipynb #cd80f939
@@ -255,7 +255,7 @@ def output_sensitivities(
     batch_size: int | None = None,
 ) -> dict[float, dict[str, float]]:  # by σ and definition
     "S and its repairs for each σ, from one pass over the images. Sources: Forouzesh et al. 2020; `DEFINITIONS`."
-    if len(float_images(x)) < 2 or not sigmas or not all(isinstance(sigma, Real) and 0 < sigma < float("inf") for sigma in sigmas):
+    if len(float_images(x)) < 2 or not isinstance(sigmas, Sequence) or not sigmas or not all(isinstance(sigma, Real) and 0 < sigma < float("inf") for sigma in sigmas):
         raise InputError(f"S is a variance over images for some σ above 0: give at least 2 images, got {len(x)}, and σ, got {sigmas}")
     generators = [stream(whole_number("seed", seed, 0), "noise", draw) for draw in range(whole_number("draws", draws))]
     clean, changes = Moments(), {(sigma, draw): Moments() for sigma in sigmas for draw in range(draws)}

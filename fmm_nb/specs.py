@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field, fields
 from numbers import Real
 
-from .errors import InputError, unknown, whole_number
+from .errors import InputError, number_to, unknown, whole_number
 from .fingerprints import fingerprint
 from .sources import parse
 
@@ -128,10 +128,7 @@ def check_protocol(
     set_("epochs", whole_number("epochs", protocol.epochs, least=0))
     set_("batch_size", whole_number("batch_size", protocol.batch_size))
     for name, high in MOST.items():
-        value = getattr(protocol, name)
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= high:
-            raise InputError(f"{name} must be a number from 0 to {high:g}, got {value!r}")
-        set_(name, float(value))  # 1 and 1.0 are one recipe, and one key
+        set_(name, number_to(name, getattr(protocol, name), high))  # 1 and 1.0 are one recipe, and one key
     set_("shrink", whole_number("shrink", protocol.shrink))
     set_("canvas", whole_number("canvas", protocol.canvas, least=0))
     shares = protocol.step_at

@@ -9,29 +9,43 @@ __all__ = ['sample', 't_quantile', 'mean_interval', 'Effect', 'contrast', 'effec
 
 # %% ../nbs/lib/09_statistics.ipynb #98983a86
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 from scipy import optimize, special, stats
 
-from .errors import InputError
+from .errors import InputError, whole_number
 
 # %% ../nbs/lib/09_statistics.ipynb #32113a72
+def _numbers(values) -> np.ndarray:  # float64
+    "Numbers as an array; raises `InputError` for what is none."
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"numbers are needed, got {' '.join(repr(values).split())}") from error
+
+
 def sample(
     values,  # one number a seed
     name: str = "values",  # for the message
 ) -> np.ndarray:  # float64 [S]
     "The values of one arm as an array; raises `InputError` unless there are at least two, all finite."
-    values = np.asarray(values, dtype=float).ravel()
-    if values.size < 2 or not np.isfinite(values).all():
+    values = _numbers(values)
+    if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
         raise InputError(f"{name} needs at least 2 finite values, one a seed, got {values.tolist()}: run more seeds, for example -p seeds 3")
     return values
 
 
+def _confident(confidence: float) -> float:
+    "A confidence as it was given; raises `InputError` for one that is no share."
+    if not (isinstance(confidence, Real) and 0 < confidence < 1):
+        raise InputError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    return confidence
+
+
 def t_quantile(df: float, confidence: float) -> float:
     "Half the width of a two-sided t-interval, in standard errors; raises `InputError` for a confidence that is no share."
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must lie between 0 and 1, got {confidence!r}")
-    return float(special.stdtrit(df, (1 + confidence) / 2))
+    return float(special.stdtrit(df, (1 + _confident(confidence)) / 2))
 
 
 def mean_interval(
@@ -80,8 +94,10 @@ def contrast(
     confidence: float = 0.95,
     extra: tuple[float, float] | None = None,  # a further variance of the contrast, and its degrees of freedom
 ) -> Effect:
-    "The weighted sum of arm means with its t-interval; raises `InputError` where an arm has too few seeds."
+    "The weighted sum of arm means with its t-interval; raises `InputError` where an arm has too few seeds, or no weight."
     arms = [sample(arm) for arm in arms]
+    if not arms or len(arms) != len(weights):
+        raise InputError(f"a contrast needs a weight for each arm, got {len(weights)} for {len(arms)}")
     parts = [(w**2 * arm.var(ddof=1) / len(arm), len(arm) - 1) for w, arm in zip(weights, arms)] + ([extra] if extra else [])
     variance = sum(v for v, _ in parts)
     if variance <= (1e-12 * max(abs(arm).max() for arm in arms)) ** 2:
@@ -139,7 +155,9 @@ def rank_correlation(
     a,  # one number a run
     b,  # likewise
 ) -> float:
-    "Spearman's correlation; nan where one of the two does not vary or is not a number."
+    "Spearman's correlation; nan where one of the two does not vary or is not a number; raises `InputError` for unequally many."
+    if len(a) != len(b):
+        raise InputError(f"a correlation needs as many numbers of each kind, got {len(a)} and {len(b)}")
     a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
     spread = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / spread) if spread else float("nan")
@@ -150,10 +168,12 @@ def correlations(
     b,  # likewise
     arms,  # the arm of each run
 ) -> dict[str, float]:  # over all runs, between arms (of their means), within arms (of each run's distance from its arm's mean)
-    "Rank correlations of two properties of runs, by what is compared; runs without a value are left out."
-    known = np.isfinite(np.asarray(a, float)) & np.isfinite(np.asarray(b, float))
-    a, b, arms = (np.asarray(values)[known] for values in (a, b, arms))
-    a, b, places = np.asarray(a, float), np.asarray(b, float), np.unique(np.asarray(arms), return_inverse=True)[1]
+    "Rank correlations of two properties of runs, by what is compared; runs without a value are left out; raises `InputError` for unequally many."
+    a, b, arms = _numbers(a), _numbers(b), np.asarray(arms)
+    if not a.shape == b.shape == arms.shape == (a.size,):
+        raise InputError(f"a correlation needs two numbers and an arm a run, got {list(a.shape)}, {list(b.shape)} and {list(arms.shape)}")
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b, places = a[known], b[known], np.unique(arms[known], return_inverse=True)[1]
     means = [np.bincount(places, values) / np.bincount(places) for values in (a, b)]
     apart = [values - mean[places] for values, mean in zip((a, b), means)]
     return {"over all runs": rank_correlation(a, b), "between arms": rank_correlation(*means), "within arms": rank_correlation(*apart)}
@@ -195,8 +215,10 @@ def mediation(
 def holm(
     p,  # the p values of a family
 ) -> np.ndarray:  # adjusted, in the same order
-    "Holm's step-down adjustment."
-    p = np.asarray(p, dtype=float)
+    "Holm's step-down adjustment; raises `InputError` for what is no list of chances."
+    p = _numbers(p)
+    if p.ndim != 1 or ((p < 0) | (p > 1)).any():
+        raise InputError(f"p values lie between 0 and 1, got {p.tolist()}")
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     return np.minimum(1.0, stepped)[np.argsort(order, kind="stable")]
@@ -220,8 +242,13 @@ def detectable(
     wanted: float = 0.8,  # power
     alpha: float = 0.05,
 ) -> float:
-    "The true difference that a two-sided test finds with the wanted power."
-    return float(optimize.brentq(lambda d: power(d * error, error, df, alpha) - wanted, 0, 29) * error) if error else 0.0
+    "The true difference that a two-sided test finds with the wanted power; raises `InputError` where none does below 29 standard errors."
+    if not error:
+        return 0.0
+    lacking = lambda d: wanted - power(d * error, error, df, alpha)
+    if not (error > 0 and lacking(0) > 0 > lacking(29)):
+        raise InputError(f"no difference is found with a power of {wanted!r}, at a standard error of {error!r} with {df!r} degrees of freedom and alpha {alpha!r}")
+    return float(optimize.brentq(lacking, 0, 29) * error)
 
 # %% ../nbs/lib/09_statistics.ipynb #46a7cc1b
 def rank_test(
@@ -245,8 +272,9 @@ def share_interval(
     trials: int,
     confidence: float = 0.95,
 ) -> tuple[float, float, float]:  # share, low, high
-    "A share with its exact binomial interval."
-    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
+    "A share with its exact binomial interval; raises `InputError` for numbers of which there is none."
+    trials, successes = whole_number("trials", trials), whole_number("successes", successes, 0, trials)
+    interval = stats.binomtest(successes, trials).proportion_ci(_confident(confidence), method="exact")
     return successes / trials, float(interval.low), float(interval.high)
 
 # %% ../nbs/lib/09_statistics.ipynb #ddd7b0fe
@@ -254,8 +282,10 @@ def image_variance(
     arms: list,  # each bool [S, N]: seed, test image: decided correctly; the same N images
     weights: list[float],  # of the arms in the contrast
 ) -> tuple[float, float]:  # variance of the contrast of accuracies (shares), and its degrees of freedom
-    "The variance of a contrast of accuracies that is due to which images were in the test set."
-    arms = [np.asarray(arm, dtype=float) for arm in arms]
+    "The variance of a contrast of accuracies that is due to which images were in the test set; raises `InputError` where they are not the same for all."
+    arms = [_numbers(arm) for arm in arms]
+    if not arms or len(arms) != len(weights) or any(arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] for arm in arms) or arms[0].shape[1] < 2:
+        raise InputError(f"each arm needs a weight and decisions [S, N] on the same images, at least two, got {len(weights)} for {[list(arm.shape) for arm in arms]}")
     per_image = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
     of_seeds = sum(w**2 * arm.var(0, ddof=1).mean() / len(arm) for w, arm in zip(weights, arms) if len(arm) > 1)
     return float(max(0.0, per_image.var(ddof=1) - of_seeds) / per_image.size), float(per_image.size - 1)

@@ -54,8 +54,8 @@ def chord(x1: Tensor, x2: Tensor, points: int = 256) -> Tensor:  # [P, C, H, W]
 
 def _blended(weights: Tensor, *images: Tensor) -> Tensor:
     "Weightings [P, A] of A images."
-    if any(image.shape != images[0].shape for image in images):
-        raise InputError(f"images of a path have one shape [C, H, W], got {[list(image.shape) for image in images]}")
+    if any(not isinstance(image, Tensor) or image.shape != images[0].shape for image in images):
+        raise InputError(f"images of a path are tensors of one shape [C, H, W], got {[f'{type(image).__name__} {list(np.shape(image))}' for image in images]}")
     stacked = float_images(torch.stack([x[0] if x.ndim == 4 and len(x) == 1 else x for x in images]))
     return torch.einsum("pa,achw->pchw", weights.to(stacked), stacked)
 
@@ -90,11 +90,12 @@ def triples(
     kind: str = "cross_class",  # three images of three classes; or "single_class"
     seed: int = 0,
 ) -> Tensor:  # int64 [T, 3]: places in `labels`
-    "Triples of images, drawn by seed alone; raises `InputError` where there are too few images or classes."
+    "Triples of images, drawn by seed alone; raises `InputError` where there are too few images or classes, or for what are no labels."
     if kind not in KINDS:
         raise unknown("kind of triples", kind, KINDS)
-    values = labels.cpu().numpy()
-    classes = KINDS[kind]
+    values, classes = torch.as_tensor(labels).cpu().numpy(), KINDS[kind]
+    if values.ndim != 1:
+        raise InputError(f"labels must be one number an image, [N], got {list(values.shape)}")
     members = [np.flatnonzero(values == label) for label in np.unique(values)]
     members = [places for places in members if len(places) >= 3 // classes]
     if len(members) < classes:

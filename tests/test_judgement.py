@@ -35,6 +35,7 @@ def test_a_row_of_the_file_is_a_claim(tmp_path):
     pd.DataFrame([*texts, ["X3", *texts[1][1:9], "", *texts[1][10:]]], columns=columns).to_csv(tmp_path / "claims.csv", index=False)
     one, two, three = read_claims(tmp_path / "claims.csv").values()
     assert one == Claim("X1", "S", "P", "difference", "f", ("mnist", "cifar10"), "", "m", "a vs b", 1, (0.2, 0.4), "1", "01")
+    assert hash(one) != hash(two)  # a key, as long as nobody can change it
     assert (two.data, two.direction, two.margins, three.direction) == ((), -1, (), 0)
 
 
@@ -42,10 +43,10 @@ def test_a_measure_has_the_column_of_the_definition_that_decides_and_those_of_it
     assert variants("m", {"a": 1.0, "b": 2.0, "c": 3.0}, "b") == {"m": 2.0, "m__a": 1.0, "m__c": 3.0}
 
 
-WAY = [[2.0, 50.0], [1.0, 70.0], [0.5, 80.0]]
+WAY = [[2.0, 50.0], [1.0, 70.0], [0.75, 75.0], [0.5, 80.0]]
 
 
-@pytest.mark.parametrize("loss, value", [(2.0, 50.0), (1.75, 55.0), (1.0, 70.0), (0.6, 78.0), (0.5, 80.0)])
+@pytest.mark.parametrize("loss, value", [(2.0, 50.0), (1.75, 55.0), (1.0, 70.0), (0.8, 74.0), (0.6, 78.0), (0.5, 80.0)])
 def test_a_value_is_read_off_between_the_snapshots_round_a_loss(loss, value):
     assert at_loss(WAY, loss) == pytest.approx(value)
 
@@ -73,7 +74,8 @@ def test_arms_are_read_off_at_the_lowest_loss_that_all_their_runs_reach():
     assert found == effect(a, b)
     logs = at_equal_loss(ways({"am": 0.4, "cnn": 0.7}, "height__way"), "am", "cnn", "log height")
     assert [*logs[0], *logs[1]] == pytest.approx([np.log(12.5)] * 4)
-    assert at_equal_loss(ways({"am": 0.4, "cnn": 0.7}, "height__way"), "am", "cnn", "height")[0].tolist() == a.tolist()
+    for name in ("height", "width"):
+        assert at_equal_loss(ways({"am": 0.4, "cnn": 0.7}, f"{name}__way"), "am", "cnn", name)[0].tolist() == a.tolist()
 
 
 def test_what_is_no_two_runs_with_a_way_is_not_comparable():
@@ -101,6 +103,7 @@ def test_variants_that_turn_an_effect_or_open_it_are_named():
     assert depends_on(claim("difference", ""), rows, wanted, open_already) == depends_on(claim("difference", ""), rows, wanted, replace(found, low=-1.0)) == "other sign"
     assert depends_on(claim("difference", ""), rows, wanted, replace(found, difference=0.0)) == "with noise" + OPEN
     assert depends_on(claim("difference", ""), rows, {"am": 1.0, "cnn": -1.0}, replace(found, difference=-1.0, low=-2.0, high=0.0)) == "as it is"
+    assert depends_on(claim("mediation", ""), rows, wanted, found) == "other sign, with noise" + OPEN
     turned = rows.assign(way=[json.dumps([[1.0, 0.0], [0.5, value + 0.01 * seed]]) for value, seed in zip([1.0] * 3 + [5.0] * 3, rows.seed)])
     assert depends_on(claim("difference", ""), turned, wanted, found).endswith("equal training loss")
     assert "equal" not in depends_on(claim("difference", ""), turned, {"am": 1.0, None: -2.0}, found)
@@ -260,7 +263,7 @@ def test_a_study_judges_parts_before_the_whole_and_a_share_of_a_gain_after_it(mo
     share = replace(claim("mediation", "(am_half - cnn) vs 0.5 (am - cnn)", data=("mnist",)), id="S")
     whole = replace(claim("conjunction", "A; M14"), id="W")
     cause = replace(claim("causal", "am vs cnn"), id="A")
-    plain = replace(claim("difference", "am_half vs cnn", data=("mnist",)), id="D")
+    plain = replace(claim("proportion", "am_half vs 2", data=("mnist",)), id="D")
     claims_of(monkeypatch, *[replace(one, family=one.id, experiment="page") for one in (whole, share, plain, cause, gain)])
     rows = rows_of(am=UP, cnn=DOWN, am_half=(3.0, 3.2, 3.3))
     judged = judge({"page": rows})

@@ -219,3 +219,52 @@ def test_a_share_has_its_exact_interval():
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+TWO = [[0, 1], [1, 1]]  # decisions of two seeds on two images
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: effect(["a", "b"], [1, 2]), "numbers are needed, got \\['a', 'b'\\]"),
+        (lambda: effect([[1, 2], [3, 4]], [1, 2]), "a needs at least 2 finite values"),
+        (lambda: effect([1, 2], [[1], [2]]), "b needs at least 2 finite values"),
+        (lambda: contrast([], []), "a weight for each arm, got 0 for 0"),
+        (lambda: contrast([[1, 2], [3, 4]], [1]), "a weight for each arm, got 1 for 2"),
+        (lambda: contrast([[1, 2]], [1, 1]), "a weight for each arm, got 2 for 1"),
+        (lambda: rank_correlation([1, 2], [1, 2, 3]), "got 2 and 3"),
+        (lambda: correlations([1, 2], [1, 2], ["a"]), "an arm a run, got \\[2\\], \\[2\\] and \\[1\\]"),
+        (lambda: correlations([1, 2, 3], [1, 2], ["a"] * 3), "got \\[3\\], \\[2\\] and"),
+        (lambda: correlations([[1, 2]], [[1, 2]], [["a", "b"]]), "got \\[1, 2\\]"),
+        (lambda: holm([0.5, 1.01]), "between 0 and 1"),
+        (lambda: holm([-0.01, 0.5]), "between 0 and 1"),
+        (lambda: holm([[0.5, 0.5]]), "between 0 and 1"),
+        (lambda: detectable(-1.0, 5), "no difference is found"),
+        (lambda: detectable(1.0, 5, wanted=1.0), "no difference is found"),
+        (lambda: detectable(1.0, 5, wanted=0.02), "no difference is found"),
+        (lambda: detectable(1.0, 1, wanted=0.99), "no difference is found"),
+        (lambda: detectable(float("nan"), 5), "no difference is found"),
+        (lambda: share_interval(3, 2), "successes must be a whole number of at most 2"),
+        (lambda: share_interval(-1, 2), "successes must be a whole number of at least 0"),
+        (lambda: share_interval(0, 0), "trials must be a whole number of at least 1"),
+        (lambda: share_interval(1, 2, "x"), "confidence must lie between 0 and 1"),
+        (lambda: image_variance([], []), "a weight and decisions"),
+        (lambda: image_variance([TWO], [1, 1]), "got 2 for"),
+        (lambda: image_variance([TWO, TWO], [1]), "got 1 for"),
+        (lambda: image_variance([TWO, [[0, 1, 1]]], [1, 1]), "on the same images"),
+        (lambda: image_variance([[0, 1]], [1]), "on the same images"),
+        (lambda: image_variance([[[0], [1]]], [1]), "at least two"),
+        (lambda: image_variance([np.zeros((0, 2))], [1]), "on the same images"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(call, said):
+    with pytest.raises(InputError, match=said) as told:
+        call()
+    assert "\n" not in str(told.value)
+
+
+def test_the_least_that_can_be_asked_is_answered():
+    assert share_interval(0, 1)[0] == 0.0 and share_interval(1, 1)[0] == 1.0 and holm([0.0, 1.0]).tolist() == [0.0, 1.0] and holm([]).size == 0
+    assert image_variance([TWO], [1])[1] == 1.0 and image_variance([[[0, 1]]], [1])[1] == 1.0 and contrast([[1, 2]], [1]).df == 1
+    assert 0 < detectable(1.0, 5, wanted=0.03) < detectable(1.0, 5, wanted=0.999) and np.isnan(rank_correlation([], []))

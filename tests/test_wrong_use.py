@@ -12,16 +12,23 @@ from torch import nn
 
 from fmm_nb import statistics
 from fmm_nb.activations import replace_activations
-from fmm_nb.agreement import cosine, kendall_tau
+from fmm_nb.agreement import cosine, kendall_tau, permutation_null
+from fmm_nb.canvas import on_canvas
+from fmm_nb.claims import table, told_reported, trace, verdict
 from fmm_nb.cli import main
+from fmm_nb.data import load
+from fmm_nb.diagnostics import signals
 from fmm_nb.errors import InputError
-from fmm_nb.gates import unit
+from fmm_nb.gates import replace_gate, unit
+from fmm_nb.imagenet import Recipe, rate_at
+from fmm_nb.landscapes import WEIGHTS, landscape, places, slope_variation
 from fmm_nb.models import create_model
-from fmm_nb.results import append_rows, packed, read_rows, unpacked
-from fmm_nb.saliency import FullGrad, attention_weights, channel_importance, fullgrad_terms
-from fmm_nb.sensitivity import jacobian_norm, output_sensitivity
+from fmm_nb.pictures import write_pictures
+from fmm_nb.results import append_rows, packed, read_rows, reported, unpacked
+from fmm_nb.saliency import FullGrad, attention_weights, channel_importance, channels_removed, fullgrad_terms
+from fmm_nb.sensitivity import jacobian_norm, output_sensitivities, output_sensitivity
 from fmm_nb.specs import Protocol, Spec, from_dict, to_dict
-from fmm_nb.trajectories import curves, ellipse, roughness
+from fmm_nb.trajectories import chord, curves, ellipse, roughness
 
 LETTERS = "am03_-[]:é中\n\0 '/."
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -62,10 +69,46 @@ def test_effects(a, b, paired):
 
 
 @few
-@given(st.lists(st.floats(0, 1), max_size=6))
+@given(st.lists(st.floats(0, 1) | st.floats(), max_size=6))
 def test_holm(ps):
     found = answer(lambda: statistics.holm(ps))
-    assert found is None or all(0 <= p <= q <= 1 for p, q in zip(ps, found))
+    assert found is None or all(math.isnan(p) or not p > q and (math.isnan(q) or 0 <= q <= 1) for p, q in zip(ps, found))
+
+
+@few
+@given(st.lists(numbers | st.sampled_from([["a", "b"], [[1.0], [2.0]], None, 3.0]), max_size=3), numbers)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_contrasts(arms, weights):
+    assert answer(lambda: statistics.contrast(arms, weights)) is None or len(arms) == len(weights)
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=2), st.integers(0, 2))
+def test_the_variance_of_images(shapes, weights):
+    arms = [np.arange(math.prod(shape)).reshape(shape) % 2 for shape in shapes]
+    found = answer(lambda: statistics.image_variance(arms, [1.0] * weights))
+    assert found is None or (len(arms) == weights and found[0] >= 0 and found[1] == arms[0].shape[1] - 1 > 0)
+
+
+@few
+@given(anything, anything, st.just(0.95) | anything)
+def test_shares(successes, trials, confidence):
+    found = answer(lambda: statistics.share_interval(successes, trials, confidence))
+    assert found is None or 0 <= found[1] <= found[0] <= found[2] <= 1
+
+
+@few
+@given(st.floats() | st.floats(0, 10), st.floats() | st.floats(1, 50), st.floats() | st.floats(0, 1), st.floats() | st.floats(0, 1))
+def test_detectable_differences(error, df, wanted, alpha):
+    found = answer(lambda: statistics.detectable(error, df, wanted, alpha))
+    assert found is None or found == 0 or statistics.power(found, error, df, alpha) == pytest.approx(wanted, abs=1e-6)
+
+
+@few
+@given(numbers, numbers, st.lists(st.sampled_from("ab"), max_size=6))
+def test_correlations_of_runs(a, b, arms):
+    found = answer(lambda: statistics.correlations(a, b, arms))
+    assert found is None or all(math.isnan(value) or abs(value) <= 1 + 1e-9 for value in found.values())
 
 
 @few
@@ -153,6 +196,61 @@ def test_images_of_any_content(asked, count, value, strided):
     found = answer(lambda: ASKED[asked](x))
     assert found is None or len(found) == count
     assert torch.equal(x.nan_to_num(), before.nan_to_num()) and not NET.training and all(p.requires_grad and p.grad is None for p in NET.parameters())
+
+
+TARGETS = st.sampled_from([None, 0, 9, 10, -1, 2.0, "1", [1, 2], [1], [1, 2, 3], [], torch.tensor([1, 2]), torch.tensor([1.0, 2.0]), torch.tensor([[1, 2]]), torch.tensor([1, 99])])
+
+
+@settings(few, max_examples=20)
+@given(TARGETS)
+def test_classes_that_are_asked_for(target):
+    x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for asked in (lambda: fullgrad_terms(NET, x, target).output, lambda: channel_importance(NET, x, target=target)["features.0.gate"], lambda: signals(NET, x, target).log_f):
+        found = answer(asked)
+        assert found is None or len(found) in (2, 3)  # images, or blocks
+
+
+@few
+@given(st.lists(st.integers(0, 3), max_size=12), anything, st.sampled_from([*WEIGHTS, "chrd"]), st.sampled_from([torch.tensor, np.array, list, lambda labels: torch.tensor([labels])]))
+def test_paths_through_labelled_images(labels, count, kind, given_as):
+    count = min(count, 50) if isinstance(count, int) else count
+    asked = lambda: places(given_as(labels), count, kind) if kind != "chord" else places(labels + [0, 1], count, kind)
+    found = answer(asked)
+    assert found is None or found.shape == (count, len(WEIGHTS[kind](2)[0]))
+
+
+@pytest.mark.parametrize("images, labels", [(9, 8), (8, 9)])
+def test_each_image_needs_its_label(images, labels):
+    for shape in (landscape, slope_variation):
+        with pytest.raises(InputError, match=f"each image needs a label, got {labels} for {images}"):
+            shape(NET, torch.zeros(images, 1, 28, 28), torch.arange(labels) % 3, "cross_class", 1, 32)
+
+
+@pytest.mark.parametrize("change", [lambda: replace_gate(NET, "features.0.gate", 3), lambda: replace_gate(NET, "no gate", nn.ReLU()), lambda: channels_removed(NET, {"no gate": torch.ones(1, 32)}).__enter__(), lambda: chord(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))), lambda: output_sensitivities(NET, torch.zeros(2, 1, 28, 28), 0.1), lambda: jacobian_norm(NET, torch.zeros(2, 1, 28, 28), unit=3.0), lambda: on_canvas(load("mnist_mini").subset(3, 3), 40.5), lambda: reported("no table"), lambda: permutation_null(np.eye(3), np.eye(3), seed=-1), lambda: write_pictures(load("mnist_mini").subset(3, 3), "/proc/none")])
+def test_what_cannot_be_done_is_told_in_one_line(change):
+    with pytest.raises(InputError, match="^[^\n]+$"):
+        change()
+
+
+@few
+@given(st.dictionaries(st.sampled_from([*Recipe.__dataclass_fields__]), anything, max_size=2))
+def test_recipes_for_imagenet(fields):
+    recipe = answer(lambda: Recipe(**fields))
+    assert recipe is None or all(math.isfinite(rate_at(recipe, step, 10)) for step in range(10))
+
+
+@pytest.mark.parametrize("id", ["M0", "", None, 14, "M14 ", b"M14"])
+def test_what_is_no_claim_is_told(tmp_path, id):
+    for asked in (told_reported, lambda id: verdict(id, "smoke", tmp_path)):
+        with pytest.raises(InputError, match="unknown claim"):
+            asked(id)
+
+
+@pytest.mark.parametrize("scale", ["x", "CPU", 3])
+def test_what_is_no_scale_is_told(tmp_path, scale):
+    for asked in (lambda: table(scale, tmp_path), lambda: verdict("m14", scale, tmp_path), lambda: trace("M14", scale, tmp_path)):
+        with pytest.raises(InputError, match="unknown scale"):
+            asked()
 
 
 SMALL = st.sampled_from([0, 1, 2, -1, True, 0.5, 1e-3, float("nan"), float("inf"), "1", None, [], 1e300])
