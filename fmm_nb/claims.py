@@ -208,7 +208,8 @@ def verdict(
     build: Path | None = None,
 ) -> str:  # supported, contradicted, undecided or not tested
     "The verdict of a claim."
-    return table(scale, build).set_index("id").verdict[claim_of(id).id]
+    asked = claim_of(id).id  # before all claims are judged
+    return table(scale, build).set_index("id").verdict[asked]
 
 # %% ../nbs/lib/28_claims.ipynb #77377bfc
 def full(
