@@ -214,7 +214,7 @@ def _rest(found: Findings, row: dict, links: dict) -> list[str]:
 
 def quantity_alone(id: str, value: float) -> str:
     "A number in the unit of a claim."
-    return f"×{np.exp(value):.2f}" if CLAIMS[id].primary.startswith("log ") else f"{value:.2f}"
+    return f"×{np.exp(value):.2f}" if CLAIMS[id].primary.startswith("log ") else f"{value:.2f} {unit_of(CLAIMS[id])}".strip()
 
 
 def tally(found: Findings) -> str:

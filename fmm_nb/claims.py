@@ -185,7 +185,8 @@ def _numbers(row: dict) -> str:
     if row["reported"]:
         parts.append(f"reported {_ends(row['reported'], show)} {row['unit'].removeprefix('log ratio')}".strip())
     if not np.isnan(row["detectable"]):
-        parts.append(f"detectable {show(row['detectable']).lstrip('+')}")
+        alone = show(row["detectable"]) if row["unit"] == "log ratio" else f"{row['detectable']:.2f} {row['unit']}".strip()
+        parts.append(f"detectable {alone}")
     return "; ".join(parts)
 
 

@@ -124,7 +124,7 @@ def caveats(lines: pd.DataFrame) -> dict[str, str]:  # by claim; only of those t
     "Under which objections a claim that is apart from zero as judged is so no more."
     judged = lines[lines.objection == "as judged"].set_index(["claim", "data"]).side
     fallen = lines[np.array([row.side in ("open", "other") and judged[row.claim, row.data] == "same" for row in lines.itertuples()], dtype=bool)]
-    return {id: f" *It does not stand {'; '.join(f'{UNDER[row.objection]} ({set_name(row.data)})' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
+    return {id: f" *The effect does not stand {'; '.join(f'{UNDER[row.objection]} ({set_name(row.data)})' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
 
 
 UNDER = {  # an objection in a sentence
