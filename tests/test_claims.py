@@ -248,5 +248,7 @@ def test_claims_are_traced_by_their_kind(build):
     append_rows(folder / "smoke" / "rows" / "02_importance.csv", rows_of(scores_order_agreement=1.0))
     gain = claims.trace("M10", "smoke", folder)
     assert "rests on M14, attention's gain on mnist" in gain and "rests on M15, attention's gain on cifar10" in gain
+    assert [line for line in gain if line.startswith("from ")] == ["from 9 rows of rows/02_importance.csv, column test_accuracy_percent"]
+    assert claims.trace("M7", "smoke", folder)[2:] == ["from 0 rows of rows/02_importance.csv, column tau"]  # which the rows have not
     assert {line.split()[2] for line in gain if line.startswith("net ")} <= {"am", "cnn", "am_static"}
     assert "column scores_order_agreement" in claims.trace("M5", "smoke", folder)[2]
