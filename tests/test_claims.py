@@ -214,6 +214,12 @@ def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):
         assert shown.detectable[id] == pytest.approx(detectable(found.error, found.df))
 
 
+@pytest.mark.parametrize("reported, word", [("1", "yes"), ("2.0", "yes"), ("1.5", "yes"), ("0.99", "no"), ("2.01", "no"), ("", ""), ("0.5;1.5", "")])
+def test_a_reported_size_is_compatible_within_the_interval(reported, word):
+    found = replace(effect([1.0, 2.0], [0.0, 0.1]), low=1.0, high=2.0)
+    assert claims._compatible(reported, found) == word and claims._compatible(reported, None) == ""
+
+
 def test_the_highest_scale_with_all_of_a_claim_is_shown(build):
     folder = build(rows_of("cpu", "mnist"), "cpu")
     assert claims.verdict("m14", build=folder) == "supported"
