@@ -3,8 +3,8 @@
     python site/execute.py [--fresh] [--workers 2] [NOTEBOOK …]
 
 Without names: nbs/lib, nbs/howto and nbs/index.ipynb. This runs what nbdev_test runs (the same cells are skipped), and
-keeps the outputs, so that the site shows what the test has seen. Warnings are errors, but for those that pyproject.toml names. A copy is kept under the hash of all that it depends
-on; --fresh runs also what is kept.
+keeps the outputs, so that the site shows what the test has seen. Warnings are errors, but for those that pyproject.toml names.
+A copy is kept under the hash of all that it depends on; --fresh runs also what is kept.
 """
 import argparse
 import hashlib
@@ -71,7 +71,7 @@ def is_run(source, flags):
 
 
 def strict():
-    "Make warnings errors, with the exceptions that pytest has (pyproject.toml); what it says of pytest's own warnings is left out."
+    "Make warnings errors, but for those that are none in pytest (pyproject.toml); pytest's own do not occur here."
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     for line in options["filterwarnings"]:
         action, message, category, module = (line.split(":") + ["", "", ""])[:4]

@@ -214,6 +214,12 @@ def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):
         assert shown.detectable[id] == pytest.approx(detectable(found.error, found.df))
 
 
+@pytest.mark.parametrize("reported, word", [("1", "yes"), ("2.0", "yes"), ("1.5", "yes"), ("0.99", "no"), ("2.01", "no"), ("", ""), ("0.5;1.5", "")])
+def test_a_reported_size_is_compatible_within_the_interval(reported, word):
+    found = replace(effect([1.0, 2.0], [0.0, 0.1]), low=1.0, high=2.0)
+    assert claims._compatible(reported, found) == word and claims._compatible(reported, None) == ""
+
+
 def test_the_highest_scale_with_all_of_a_claim_is_shown(build):
     folder = build(rows_of("cpu", "mnist"), "cpu")
     assert claims.verdict("m14", build=folder) == "supported"
@@ -248,5 +254,7 @@ def test_claims_are_traced_by_their_kind(build):
     append_rows(folder / "smoke" / "rows" / "02_importance.csv", rows_of(scores_order_agreement=1.0))
     gain = claims.trace("M10", "smoke", folder)
     assert "rests on M14, attention's gain on mnist" in gain and "rests on M15, attention's gain on cifar10" in gain
+    assert [line for line in gain if line.startswith("from ")] == ["from 9 rows of rows/02_importance.csv, column test_accuracy_percent"]
+    assert claims.trace("M7", "smoke", folder)[2:] == ["from 0 rows of rows/02_importance.csv, column tau"]  # which the rows have not
     assert {line.split()[2] for line in gain if line.startswith("net ")} <= {"am", "cnn", "am_static"}
     assert "column scores_order_agreement" in claims.trace("M5", "smoke", folder)[2]

@@ -91,6 +91,7 @@ def test_a_sample_is_a_mean_a_seed_in_their_order():
     rows = pd.DataFrame({"model": ["am"] * 4 + ["cnn"], "seed": [2, 0, 2, 1, 0], "height": [1.0, 4.0, 3.0, 0.5, 9.0]})
     assert sample_of(rows, "am", "height").to_dict() == {0: 4.0, 1: 0.5, 2: 2.0} and list(sample_of(rows, "am", "height").index) == [0, 1, 2]
     assert sample_of(rows, "am", "log height").to_dict() == pytest.approx({0: np.log(4), 1: np.log(0.5), 2: np.log(3) / 2})
+    assert sample_of(rows.rename(columns={"height": "width"}), "am", "log width").equals(sample_of(rows, "am", "log height"))
     unique = rows.drop(index=2)
     assert list(sample_of(unique, "am", "height").index) == [0, 1, 2] and sample_of(unique, "am", "height").tolist() == [4.0, 0.5, 1.0]
     for nothing in (sample_of(rows, "am", "width"), sample_of(rows, "other", "height")):

@@ -117,7 +117,9 @@ def test_an_equivalence_has_the_p_of_within_and_of_beyond():
     assert (judged.support, judged.contradict, judged.note) == (found.p_within(0.5), found.p_beyond(0.5), "")
     for decided in (effect([2.0, 2.0], [1.0, 1.0]), effect([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])):  # no scatter, no difference: one alone says something
         assert rules.equivalence(decided, 0, 0.5).note == ""
-    assert "no spread" in rules.equivalence(effect([1.0, 1.0], [1.0, 1.0]), 0, 0.5).note
+    flat = effect([1.0, 1.0], [1.0, 1.0])
+    for nothing in (rules.equivalence(flat, 0, 0.5), rules.difference(flat, 1, 0.5)):
+        assert nothing == rules.Evidence(1.0, 1.0, flat, "no spread in either arm and equal means")
 
 
 def test_all_parts_count_and_what_was_not_run_is_said():
