@@ -48,12 +48,13 @@ TABLE_2 = ("resnet_b{}_relu", "resnet_b{}_se_activation", "resnet_b{}_atac")
 ON_CANVAS = {"augmentation": "none", "canvas": 56, "evaluate": ()}
 
 
-def atac(**same) -> dict[str, Arm]:
-    "ATAC nets that differ from the published one in options, by these."
+def atac(bare: dict = {"protocol": LAST, "seeds": 3}, **same) -> dict[str, Arm]:
+    "ATAC nets that differ from the published one in options, by these; those without BatchNorm are trained as `bare` says."
     options = [{"context": context} for context in CONTEXTS[1:-1]]
     options += [{"context": context, "relu_beside": True} for context in (1, "global")]
     options += [{"context": context, "batch_norm": False} for context in CONTEXTS]
-    return {f"resnet_b1_atac, {called(chosen)}": Arm("resnet_b1_atac", chosen, LAST, seeds=3 if "batch_norm" in chosen else None, **same) for chosen in options}
+    recipes = {name: bare if "batch_norm=False" in name else {"protocol": LAST} for name in map(called, options)}
+    return {f"resnet_b1_atac, {name}": Arm("resnet_b1_atac", chosen, **how, **same) for chosen, (name, how) in zip(options, recipes.items())}
 
 
 def called(options: dict) -> str:
@@ -73,7 +74,7 @@ def locality_arms() -> dict[str, dict[str, Arm]]:
     "Table 2, its curve, and digits in three sizes, by scale."
     first, colour = arms(*(name.format(1) for name in TABLE_2), datasets=COLOUR + GREY), {"datasets": COLOUR + GREY}
     return {
-        "smoke": arms(*first) | atac() | deeper(*TABLE_2, protocol=QUICK, seeds=1) | digits(shrink=4, epochs=1),
+        "smoke": arms(*first) | atac({"protocol": QUICK, "seeds": 2}) | deeper(*TABLE_2, protocol=QUICK, seeds=1) | digits(shrink=4, epochs=1),
         "cpu": first | atac(datasets=CIFAR10) | digits(epochs=3, batch_size=32, learning_rate=0.05, seeds=4),
         "paper": first | atac(datasets=CIFAR10) | deeper(*TABLE_2, **colour) | digits(epochs=40),
     }

@@ -128,12 +128,13 @@ EXPERIMENTS = {
         title="Is the landscape between images smoother? Figures 3 and 4 as statistics",
         arms=tuple(MODELS),
         share={"smoke": 40, "cpu": 0.7 * 3600},
-        sizes={"smoke": {"datasets": ("mnist_mini",)}, "cpu": {"datasets": ("mnist",)}, "paper": {"datasets": ("mnist",)}},
+        sizes={"smoke": {"datasets": ("mnist_mini",), "path_points": 36}, "cpu": {"datasets": ("mnist",)}, "paper": {"datasets": ("mnist",)}},
     ),
     "05_sensitivity": Experiment(
         title="Is a net with attention less sensitive, and is that why it helps? Table II under every definition",
         arms=tuple(MODELS),
         share={"smoke": 40, "cpu": 1.2 * 3600},
+        sizes={"smoke": {"test_images": 25}},
         own={"smoke": penalised(0.01, "mnist_mini"), "cpu": penalised(0.008, "cifar10")},
     ),
     "06_mixup": Experiment(
