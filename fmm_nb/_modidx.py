@@ -122,6 +122,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                'fmm_nb.claims._note': ('lib/claims.html#_note', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._numbers': ('lib/claims.html#_numbers', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._row': ('lib/claims.html#_row', 'fmm_nb/claims.py'),
+                               'fmm_nb.claims._shown': ('lib/claims.html#_shown', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.claim_of': ('lib/claims.html#claim_of', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.full': ('lib/claims.html#full', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.markdown': ('lib/claims.html#markdown', 'fmm_nb/claims.py'),

@@ -176,8 +176,7 @@ def markdown(
 
 def _numbers(row: dict) -> str:
     "What was measured and reported, and what is detectable; `numbers`, where the row has them, tell every part."
-    show = (lambda value: f"×{np.exp(value):.2f}") if row["unit"] == "log ratio" else (lambda value: f"{value:+.3g}".replace("-", "−"))
-    parts = []
+    show, parts = _shown(row["unit"] == "log ratio"), []
     if row.get("numbers"):
         parts.append(f"measured {row['numbers']}")
     elif not np.isnan(row["measured"]):
@@ -189,12 +188,16 @@ def _numbers(row: dict) -> str:
         parts.append(f"detectable {alone}")
     return "; ".join(parts)
 
-
+# %% ../nbs/lib/28_claims.ipynb #e8f2273d
 def told_reported(id: str) -> str:
     "What the source reports of a claim, in its unit; a range where it reports many."
     claim = claim_of(id)
-    ratio = claim.primary.startswith("log ")
-    return _ends(claim.reported, lambda value: f"×{np.exp(value):.2f}" if ratio else f"{value:+.3g}".replace("-", "−"))
+    return _ends(claim.reported, _shown(claim.primary.startswith("log ")))
+
+
+def _shown(ratio: bool) -> Callable[[float], str]:
+    "How a value is written: a logarithm of a ratio as that ratio, anything else with its sign."
+    return lambda value: f"×{np.exp(value):.2f}" if ratio else f"{value:+.3g}".replace("-", "−")
 
 
 def _ends(reported: str, show: Callable[[float], str]) -> str:
