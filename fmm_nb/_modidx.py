@@ -348,6 +348,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                               'fmm_nb.gates.SwishGate': ('lib/gates.html#swishgate', 'fmm_nb/gates.py'),
                               'fmm_nb.gates.SwishGate.forward': ('lib/gates.html#swishgate.forward', 'fmm_nb/gates.py'),
                               'fmm_nb.gates.SwishGate.product': ('lib/gates.html#swishgate.product', 'fmm_nb/gates.py'),
+                              'fmm_nb.gates.__getattr__': ('lib/gates.html#__getattr__', 'fmm_nb/gates.py'),
                               'fmm_nb.gates.all_units': ('lib/gates.html#all_units', 'fmm_nb/gates.py'),
                               'fmm_nb.gates.evaluation': ('lib/gates.html#evaluation', 'fmm_nb/gates.py'),
                               'fmm_nb.gates.frozen_gates': ('lib/gates.html#frozen_gates', 'fmm_nb/gates.py'),

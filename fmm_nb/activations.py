@@ -37,8 +37,12 @@ def _trace(model: nn.Module, kind: type) -> fx.Graph:
         raise InputError(f"{type(model).__name__} cannot be traced ({reason}): build it with units instead") from error
 
 # %% ../nbs/lib/60_activations.ipynb #672589d7
-KEEP_CHANNELS = {"relu", "silu", "gelu", "relu6", "hardswish", "sigmoid", "dropout", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "add", "iadd", "mul", "imul", "sub", "contiguous"}
-KEEPING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, Gated)
+KEEP_CHANNELS = {
+    "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish", "sigmoid", "tanh", "softplus",
+    "dropout", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "add", "iadd", "mul", "imul", "sub", "contiguous"}
+KEEPING_MODULES = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softplus,
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Gated)
 
 
 def _name(node: fx.Node) -> str:
@@ -55,11 +59,13 @@ def _channels(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int 
         if fixed:
             known[node] = fixed[0]
         elif node.target is torch.cat:
-            counts = [_channels(part, modules, known) for part in node.args[0]]
-            known[node] = sum(counts) if None not in counts else None
+            given = dict(zip(("tensors", "dim"), node.args)) | node.kwargs
+            counts = [_channels(part, modules, known) for part in given["tensors"]]
+            known[node] = sum(counts) if given.get("dim") in (1, -3) and None not in counts else None
         elif isinstance(module, KEEPING_MODULES) or (module is None and _name(node) in KEEP_CHANNELS):
-            counts = (_channels(parent, modules, known) for parent in node.all_input_nodes)
-            known[node] = next((count for count in counts if count), None)
+            counts = {_channels(parent, modules, known) for parent in node.all_input_nodes} - {None}
+            counts -= {1} if len(counts) > 1 else set()  # one channel, spread over the others
+            known[node] = counts.pop() if len(counts) == 1 else None
     return known[node]
 
 # %% ../nbs/lib/60_activations.ipynb #dccb92f2
@@ -93,7 +99,7 @@ def _is_call(node: fx.Node, modules: dict[str, nn.Module], kind: type) -> bool:
     "Whether a step calls the activation, as a module or as the function of the same name."
     if node.op == "call_module":
         return isinstance(modules[node.target], kind)
-    return node.op in ("call_function", "call_method") and _name(node) == kind.__name__.lower()
+    return node.op in ("call_function", "call_method") and _name(node).replace("_", "") == kind.__name__.lower()
 
 # %% ../nbs/lib/60_activations.ipynb #1a1eb888
 def _names(calls: list[fx.Node], modules: dict[str, nn.Module]) -> list[str]:

@@ -197,7 +197,7 @@ def told_reported(id: str) -> str:
 
 def _shown(ratio: bool) -> Callable[[float], str]:
     "How a value is written: a logarithm of a ratio as that ratio, anything else with its sign."
-    return lambda value: f"×{np.exp(value):.2f}" if ratio else f"{value:+.3g}".replace("-", "−")
+    return lambda value: f"×{np.exp(value):{'.2f' if abs(value) < 4.6 else '.2g'}}" if ratio else f"{value:+.3g}".replace("-", "−")
 
 
 def _ends(reported: str, show: Callable[[float], str]) -> str:

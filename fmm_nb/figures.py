@@ -188,7 +188,7 @@ def _beyond(
         colour = ARMS[row.model][1]
         for end, mark in [(left, "<")] * int(row.low < left) + [(right, ">")] * int(row.high > right):
             ax.plot(end, row.height, mark, color=colour, ms=3.5, mew=0, clip_on=False)
-        if not left <= row.difference <= right:
+        if row.difference < left or row.difference > right:
             text = f"×{np.exp(row.difference):.2g}" if ratio else f"{row.difference:+.1f}".replace("-", "−")
             end, shift, align = (row.high, 5, "left") if row.difference < left else (row.low, -5, "right")
             ax.annotate(text, (np.clip(end, left, right), row.height), (shift, 0), textcoords="offset points", ha=align, va="center", color=colour, fontsize=7)

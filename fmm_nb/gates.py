@@ -341,3 +341,12 @@ def replace_gate(
         raise InputError(f"a gate is a module, got {gate!r}")
     gates[name].gate = gate
     return model
+
+# %% ../nbs/lib/10_gates.ipynb #23d8bdd3
+def __getattr__(name: str):
+    "`replace_activations`, which has a page of its own that needs this one."
+    if name != "replace_activations":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fmm_nb.activations import replace_activations
+
+    return replace_activations

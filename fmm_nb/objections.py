@@ -156,7 +156,10 @@ def as_attention(lines: pd.DataFrame) -> str:
     apart = lines[(lines.objection == attention) & (lines.side == "same")].set_index(["claim", "data"]).index
     own = lines[np.array([pair in apart for pair in zip(lines.claim, lines.data)], dtype=bool) & (lines.objection != attention) & (lines.side != "")]
     told = [f"{name} on {(group.side == 'same').sum()} of {len(group)}" for name, group in own.groupby("objection", sort=False)]
-    return f"Attention is apart from the plain net on {len(apart)} of {len(lines[lines.objection == attention])} measures and image sets; apart on the same side are: {'; '.join(told)}." if told else "Attention is apart from the plain net by no measure that was run."
+    if not len(apart):
+        return "Attention is apart from the plain net by no measure that was run."
+    same = f"apart on the same side are: {'; '.join(told)}" if told else "no control was run"
+    return f"Attention is apart from the plain net on {len(apart)} of {len(lines[lines.objection == attention])} measures and image sets; {same}."
 
 # %% ../nbs/lib/55_objections.ipynb #32394853
 def over_all(claims: pd.DataFrame) -> list[str]:  # ids

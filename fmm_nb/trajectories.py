@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from .batches import stream
 from .errors import InputError, unknown, whole_number
-from .gates import Gated, ReLUGate, evaluation, gates_of
+from .gates import COMBINE, Gated, ReLUGate, evaluation, gates_of
 from .sensitivity import READINGS, fitting_size, float_images, in_batches, logits_of
 
 # %% ../nbs/lib/23_trajectories.ipynb #983830c1
@@ -288,22 +288,24 @@ def piece(
     model: nn.Module,
     x: Tensor,  # [1, C, H, W]: an image of the region
 ):
-    "Within the block every ReLU stays on or off and every max-pool takes the pixels that it takes for `x`, whatever the net is shown."
+    "Within the block, in evaluation mode, each ReLU and max-pool that is a module stays as it is for `x`, whatever the net is shown."
     if len(float_images(x)) != 1:
         raise InputError(f"a piece is that of one image [1, C, H, W], got {list(x.shape)}")
     switches = _switches(model, trunk=False)
-    states = {name: [] for name in switches}
-    try:
-        for name, module in switches.items():
-            module.forward = partial(_noted, module, states[name])
-        with evaluation(model), torch.no_grad():
-            model(x)
-        for name, module in switches.items():
-            module.forward = partial(_held, module, cycle(states[name]))  # each of its calls within a pass has its own state
-        yield model
-    finally:
-        for module in switches.values():
-            module.__dict__.pop("forward", None)
+    states, own = {name: [] for name in switches}, {name: vars(module).get("forward") for name, module in switches.items()}
+    with evaluation(model):
+        try:
+            for name, module in switches.items():
+                module.forward = partial(_noted, module, states[name])
+            with torch.no_grad():
+                model(x)
+            for name, module in switches.items():
+                module.forward = partial(_held, module, cycle(states[name]))  # each of its calls within a pass has its own state
+            yield model
+        finally:
+            for name, module in switches.items():
+                del module.forward
+                vars(module).update({"forward": own[name]} if own[name] else {})
 
 
 def _noted(module: nn.Module, states: list[Tensor], x: Tensor) -> Tensor:
@@ -316,7 +318,7 @@ def _held(module: nn.Module, states: Iterator[Tensor], x: Tensor) -> Tensor:
     "What a ReLU or a max-pool gives in the next of some states."
     state = next(states)
     if not isinstance(module, nn.MaxPool2d):
-        return x * state
+        return COMBINE[getattr(module, "combine", "mul")](state.to(x), x)
     return x.flatten(2).gather(2, state.flatten(2).expand(len(x), -1, -1)).unflatten(2, state.shape[2:])
 
 # %% ../nbs/lib/23_trajectories.ipynb #8d273867

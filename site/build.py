@@ -174,8 +174,10 @@ def render(source, target):
     jobs = ["-j", "3"] if sys.platform == "linux" else []  # two that write, and Sphinx itself, which hands out the pages
     options = ["-q", "-W", "--keep-going", "-E", *jobs, "-c", str(ROOT / "site"), "-d", str(source / "doctrees")]
     gc.disable()  # pages are large trees full of cycles, and soon over: looking for garbage is a sixth of the work
-    failed = sphinx([*options, "-D", f"html_extra_path={source / 'extra'}", str(source / "html"), str(target)])
-    gc.enable()
+    try:
+        failed = sphinx([*options, "-D", f"html_extra_path={source / 'extra'}", str(source / "html"), str(target)])
+    finally:
+        gc.enable()
     if failed:
         raise SystemExit("the site could not be built: see the warnings above")
     shutil.rmtree(target / ".doctrees", ignore_errors=True)

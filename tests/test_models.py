@@ -262,3 +262,35 @@ def test_the_imagenet_nets_take_sizes_that_do_not_halve(name, size):
 def test_impossible_nets_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         create_model("am", **given)
+
+
+class Joined(nn.Module):
+    "Two maps, joined in some way before the activation."
+
+    def __init__(self, join):
+        super().__init__()
+        self.one, self.eight, self.join, self.relu = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 8, 1), join, nn.LeakyReLU()
+
+    def forward(self, x):
+        return self.relu(self.join(self.one(x), self.eight(x)))
+
+
+@pytest.mark.parametrize(
+    "join, channels",
+    [
+        (lambda one, eight: one * eight, 8),
+        (lambda one, eight: torch.cat([one, eight], 1), 9),
+        (lambda one, eight: torch.cat(tensors=[eight, eight], dim=-3), 16),
+        (lambda one, eight: torch.cat([eight, eight], dim=2), None),
+        (lambda one, eight: nn.functional.leaky_relu(eight), 8),
+    ],
+)
+def test_the_channels_of_what_is_joined_are_counted_or_not_told(join, channels):
+    seen = []
+    make = lambda count: seen.append(count) or unit("relu", count)
+    if channels is None:
+        with pytest.raises(InputError, match="cannot tell how many channels"):
+            replace_activations(Joined(join), nn.LeakyReLU, make)
+    else:
+        assert replace_activations(Joined(join), nn.LeakyReLU, make)(torch.rand(2, 3, 4, 4)).shape[1] == channels
+        assert set(seen) == {channels}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,24 @@ def test_help_is_light(alone):
     done = alone("-c", code)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+
+
+CONTRACT = {
+    "models": "create_model list_models count_parameters count_macs",
+    "gates": "Gated unit gates_of replace_activations",
+    "saliency": "fullgrad_terms FullGrad SmoothFullGrad attention_weights channel_importance",
+    "agreement": "kendall_tau cosine",
+    "sensitivity": "jacobian_norm output_sensitivity",
+    "trajectories": "ellipse curves roughness transitions",
+    "training": "Protocol Spec train train_many",
+    "store": "Store",
+    "statistics": "effect equivalent",
+    "claims": "CLAIMS verdict",
+    "batch": "run status why publish",
+}
+
+
+@pytest.mark.parametrize("module", CONTRACT)
+def test_names_that_others_import_stay_where_they_are(module):
+    there = import_module(f"fmm_nb.{module}")
+    assert [name for name in CONTRACT[module].split() if not hasattr(there, name)] == []

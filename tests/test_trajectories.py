@@ -1,5 +1,6 @@
 "Trajectories leave a net as it was, stream their points, and say what is wrong."
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from fmm_nb.errors import InputError
-from fmm_nb.gates import Gated, SEGate
+from fmm_nb.gates import Gated, ReLUGate, SEGate
 from fmm_nb.models import create_model
 from fmm_nb.trajectories import (
     SAMPLING,
@@ -226,6 +227,20 @@ def test_a_piece_is_the_net_in_its_region_and_a_line_everywhere():
         assert_close(net(far), net(x) + torch.einsum("okchw,nchw->nk", slope, far - x))
     assert_close(net(torch.cat([near, far])), before)
     assert linear_residual(net, x, 100 * torch.rand_like(x)).max() < 1e-12
+
+
+@pytest.mark.parametrize("combine", ["mul", "add", "normalised"])
+def test_a_piece_keeps_gates_modes_and_what_stands_around_it(combine):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Gated(ReLUGate(), combine), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).double()
+    x, before = torch.rand(1, 1, 8, 8, dtype=torch.double), deepcopy(net.state_dict())
+    wanted = deepcopy(net).eval()(x)
+    with piece(net, x):
+        with piece(net, x + 5):
+            pass
+        assert_close(net(x), wanted)
+        assert not net.training
+    assert net.training and all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_a_net_that_fails_within_a_piece_is_itself_again():

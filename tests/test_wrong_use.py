@@ -198,16 +198,15 @@ def test_images_of_any_content(asked, count, value, strided):
     assert torch.equal(x.nan_to_num(), before.nan_to_num()) and not NET.training and all(p.requires_grad and p.grad is None for p in NET.parameters())
 
 
-TARGETS = st.sampled_from([None, 0, 9, 10, -1, 2.0, "1", [1, 2], [1], [1, 2, 3], [], torch.tensor([1, 2]), torch.tensor([1.0, 2.0]), torch.tensor([[1, 2]]), torch.tensor([1, 99])])
+CLASSES = [None, 0, 9, [1, 2], torch.tensor([1, 2])]
+NO_CLASSES = [10, -1, "1", [1, 2, 3], [], torch.tensor([1, 99])]
 
 
-@settings(few, max_examples=20)
-@given(TARGETS)
+@pytest.mark.parametrize("target", CLASSES + NO_CLASSES, ids=str)
 def test_classes_that_are_asked_for(target):
     x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     for asked in (lambda: fullgrad_terms(NET, x, target).output, lambda: channel_importance(NET, x, target=target)["features.0.gate"], lambda: signals(NET, x, target).log_f):
-        found = answer(asked)
-        assert found is None or len(found) in (2, 3)  # images, or blocks
+        assert (answer(asked) is None) == any(target is one for one in NO_CLASSES)
 
 
 @few
