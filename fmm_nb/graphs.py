@@ -7,16 +7,18 @@ __all__ = ['WARM_UP', 'LONG', 'Program', 'begin', 'advance', 'recorded', 'prepar
 
 # %% ../nbs/lib/15_graphs.ipynb #ff8c6a64
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .batches import draws
-from .loop import Training, end_epoch, learning_rate, step
+from .checkpoints import read_checkpoint, write_checkpoint
+from .loop import CHECKPOINT_SECONDS, Training, end_epoch, learning_rate, outcome, step
 from .models import ToyNet
+from .specs import Spec
 
 # %% ../nbs/lib/15_graphs.ipynb #8de4c889
 WARM_UP = 3  # steps that are taken before one is recorded: libraries choose their ways in them
@@ -32,7 +34,7 @@ class Program:
         self.within = torch.arange(self.size, device=device)
         self.place = torch.zeros(1, dtype=torch.int64, device=device)  # the step that is due
         self.rates = torch.zeros(training.steps, dtype=torch.float32 if self.stream else torch.float64, device=device)
-        training.forward = fused(training)
+        training.outcome = fused(training)
         self.upcoming = self.draw(training.epoch + 1)
         self.drawn = {name: values.to(device) for name, values in self.upcoming.items()}  # each [N], of the epoch under way
         if self.stream:
@@ -93,29 +95,31 @@ def prepare(program: Program) -> None:
 LONG = 10_000  # steps of a training from which on fusing pays
 
 
-def _quick(model: torch.nn.Module, x: Tensor) -> Tensor:
-    return model.quick(x)
-
-
-def fused(training: Training) -> Callable[[Tensor], Tensor]:
-    "The forward pass of a training; of a long one on a GPU, with its operations fused."
+def fused(training: Training) -> partial:
+    "What gives a training its losses; of a long one on a GPU, with its operations fused."
+    given = training.outcome
     steps = training.steps * training.spec.protocol.epochs
-    if training.device == "cpu" or steps < LONG or training.forward is training.model:
-        return training.forward
+    if training.device == "cpu" or steps < LONG or training.spec.protocol.jacobian_penalty:  # which needs a second derivative
+        return given
     if isinstance(training.model, ToyNet) and training.spec.protocol.precision != "float64":
         from fmm_nb.first_layer import quicken  # needs Triton, which is there where CUDA is
 
         quicken(training.model.features[0], training.parts.shape["image_size"])
-    return partial(torch.compile(_quick, dynamic=False), training.model)
+    return partial(torch.compile(given.func, dynamic=False), *given.args)
 
 # %% ../nbs/lib/15_graphs.ipynb #b7087cd3
 def run_together(
     trainings: list[Training],
     progress=lambda: None,  # called after each epoch
+    checkpoints: dict[Spec, Path] | None = None,  # files: an interrupted training goes on from its own; None: none are kept
 ) -> None:
     "Train all to the end of their protocols, or until their loss is not finite; `seconds` of each is its share of the whole."
-    start, going = time.monotonic(), [Program(training) for training in trainings if not training.over]
-    if any(isinstance(program.training.forward, partial) for program in going):
+    for training in trainings:
+        if checkpoints:
+            read_checkpoint(training, checkpoints[training.spec])
+    going, since = [Program(training) for training in trainings if not training.over], time.monotonic()
+    due = since + CHECKPOINT_SECONDS
+    if any(program.training.outcome.func is not outcome for program in going):
         torch.compiler.reset()  # it keeps few forms at a time, and those of other arms are not needed any more
     while going:
         in_turn(going, begin)
@@ -123,9 +127,14 @@ def run_together(
             in_turn(begun, advance)
         in_turn(going, prepare)
         in_turn(going, lambda program: end_epoch(program.training))
+        now = time.monotonic()
         for program in going:
-            program.training.seconds = (time.monotonic() - start) / len(trainings)
-        going = [program for program in going if not program.training.over]
+            program.training.seconds += (now - since) / len(going)
+        since, going = now, [program for program in going if not program.training.over]
+        if checkpoints and now >= due:
+            for program in going:
+                write_checkpoint(program.training, checkpoints[program.training.spec])
+            due = time.monotonic() + CHECKPOINT_SECONDS
         progress()
 
 

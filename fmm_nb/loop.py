@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'learning_rate', 'has_bfloat16', 'resolved_precision', 'arithmetic', 'evaluate', 'Trained',
-           'build', 'descend', 'Training', 'step', 'jacobian_square', 'end_epoch', 'diverged_step', 'running',
-           'evaluated', 'run']
+           'build', 'descend', 'Training', 'outcome', 'running', 'step', 'end_epoch', 'diverged_step',
+           'jacobian_square', 'evaluated', 'run']
 
 # %% ../nbs/lib/14_loop.ipynb #c8dce6d8
 import math
@@ -13,6 +13,7 @@ import platform
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -151,7 +152,7 @@ class Training:
         self.spec, self.parts, self.device = spec, parts, device
         self.precision = resolved_precision(spec.protocol, device)
         self.model = build(spec, parts.shape).to(device, memory_format=torch.channels_last)
-        self.forward = self.model if spec.protocol.jacobian_penalty else getattr(self.model, "quick", self.model)  # a quick form has no second derivative
+        self.outcome = partial(outcome, self.model, spec.protocol, self.precision == "bfloat16", parts.pairs["train"][0], parts.targets, parts.mean_std)
         self.parameters = list(self.model.parameters())
         self.momentum = [torch.zeros_like(p) for p in self.parameters]
         self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
@@ -178,38 +179,53 @@ class Training:
         return learning_rate(self.spec.protocol, self.epoch * self.steps + self.step, self.spec.protocol.epochs * self.steps)
 
 # %% ../nbs/lib/14_loop.ipynb #5a839a16
+def outcome(
+    model: nn.Module,
+    protocol: Protocol,
+    half: bool,  # computed in bfloat16
+    images: Tensor,  # uint8 [N, C, H, W]: all
+    targets: Tensor,  # probabilities [N, K]
+    mean_std: tuple[Tensor, Tensor],
+    draw: dict[str, Tensor],  # of `Training.draws`
+) -> tuple[Tensor, Tensor]:
+    "The loss of a batch, a scalar that gradients flow through, and the sums of `running`."
+    x, wanted = batch(images, targets, mean_std, draw, protocol.augmentation == "pad_crop_flip", padding_of(protocol))
+    forward = getattr(model, "quick", model)
+    if protocol.jacobian_penalty:
+        x, forward = x.requires_grad_(), model  # a quick form has no second derivative
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        logits = forward(x)
+    losses = F.cross_entropy(logits.to(wanted.dtype), wanted, reduction="none")
+    loss = losses.mean()
+    if protocol.jacobian_penalty:
+        loss = loss + protocol.jacobian_penalty * jacobian_square(logits, x, draw["probe"])
+    return loss, running(logits, wanted, losses)
+
+
+@torch.no_grad()
+def running(
+    logits: Tensor,  # [N, K]
+    targets: Tensor,  # [N, K]
+    losses: Tensor,  # [N]
+) -> Tensor:  # float64 [2]
+    "The sums over a batch of losses and of correct decisions."
+    correct = logits.argmax(-1) == targets.argmax(-1)
+    return torch.stack([losses.double().sum(-1), correct.double().sum(-1)], -1)
+
+# %% ../nbs/lib/14_loop.ipynb #fd2b8f08
 def step(
     training: Training,
     draw: dict[str, Tensor],  # of `Training.draws`
     rate: float | Tensor,  # of `Training.rate`
 ) -> None:
     "One step of gradient descent; nothing is read from the device."
-    protocol = training.spec.protocol
-    padded_black = protocol.augmentation == "pad_crop_flip"
-    x, targets = batch(training.parts.pairs["train"][0], training.parts.targets, training.parts.mean_std, draw, padded_black, padding_of(protocol))
-    x.requires_grad_(protocol.jacobian_penalty > 0)
-    with torch.autocast(training.device, torch.bfloat16, enabled=training.precision == "bfloat16"):
-        logits = training.forward(x)
-    losses = F.cross_entropy(logits.to(targets.dtype), targets, reduction="none")
-    loss = losses.mean()
-    if protocol.jacobian_penalty:
-        loss = loss + protocol.jacobian_penalty * jacobian_square(logits, x, draw["probe"])
+    loss, counted = training.outcome(draw)
     gradients = torch.autograd.grad(loss, training.parameters)
-    descend(training.parameters, gradients, training.momentum, protocol, rate)
-    training.sums += running(logits, targets, losses)
+    descend(training.parameters, gradients, training.momentum, training.spec.protocol, rate)
+    training.sums += counted
     training.finite += training.sums[:1].isfinite()
 
-
-def jacobian_square(
-    logits: Tensor,  # [N, K] of x, which requires gradients
-    x: Tensor,  # [N, C, H, W]
-    probe: Tensor,  # [N, K] of random signs
-) -> Tensor:  # a scalar that gradients flow through
-    "An unbiased estimate of the mean squared norm of the logits' Jacobian, from one backward pass. Source: Hoffman et al. 2019, with signs."
-    (pulled,) = torch.autograd.grad((logits * probe).sum(), x, create_graph=True)
-    return pulled.square().flatten(1).sum(1).mean()
-
-# %% ../nbs/lib/14_loop.ipynb #fd2b8f08
+# %% ../nbs/lib/14_loop.ipynb #10306651
 def end_epoch(training: Training) -> None:
     "Write the row of the epoch whose steps have been taken; a net whose running loss or weights are not finite has diverged."
     loss, accuracy = (training.sums / len(training.parts.targets)).tolist()
@@ -225,16 +241,15 @@ def diverged_step(training: Training) -> int | None:
     "The step that led out of the finite range, from 1 over all epochs: the last one where only the weights show it."
     return None if training.diverged_at is None else min(training.finite.item() + 1, training.epoch * training.steps)
 
-
-@torch.no_grad()
-def running(
-    logits: Tensor,  # [N, K]
-    targets: Tensor,  # [N, K]
-    losses: Tensor,  # [N]
-) -> Tensor:  # float64 [2]
-    "The sums over a batch of losses and of correct decisions."
-    correct = logits.argmax(-1) == targets.argmax(-1)
-    return torch.stack([losses.double().sum(-1), correct.double().sum(-1)], -1)
+# %% ../nbs/lib/14_loop.ipynb #6100dec3
+def jacobian_square(
+    logits: Tensor,  # [N, K] of x, which requires gradients
+    x: Tensor,  # [N, C, H, W]
+    probe: Tensor,  # [N, K] of random signs
+) -> Tensor:  # a scalar that gradients flow through
+    "An unbiased estimate of the mean squared norm of the logits' Jacobian, from one backward pass. Source: Hoffman et al. 2019, with signs."
+    (pulled,) = torch.autograd.grad((logits * probe).sum(), x, create_graph=True)
+    return pulled.square().flatten(1).sum(1).mean()
 
 # %% ../nbs/lib/14_loop.ipynb #b41ffcc2
 def evaluated(training: Training) -> dict[str, float]:

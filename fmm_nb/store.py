@@ -147,16 +147,12 @@ def train_group(
 
 # %% ../nbs/lib/18_store.ipynb #0287cf92
 def _train_missing(folder: Path, specs: list[Spec], device: str) -> None:
-    "Train and write nets whose locks are held: one from its checkpoint on, several together."
-    from fmm_nb.training import train, train_many
+    "Train and write nets whose locks are held, from their checkpoints on."
+    from fmm_nb.training import train_many
 
-    if len(specs) == 1:
-        checkpoint = folder / f"{specs[0].key}.checkpoint"
-        write_net(folder, train(specs[0], _images(specs[0].data), device, checkpoint))
-        checkpoint.unlink(missing_ok=True)
-    elif specs:
-        for trained in train_many(specs, _images(specs[0].data), device):
-            write_net(folder, trained)
+    for trained in train_many(specs, _images(specs[0].data), device, 1, folder) if specs else []:
+        write_net(folder, trained)
+        (folder / f"{trained.spec.key}.checkpoint").unlink(missing_ok=True)
 
 # %% ../nbs/lib/18_store.ipynb #53856f7a
 class FailedTraining(RuntimeError):

@@ -29,12 +29,12 @@ def train(
     spec: Spec,
     images: ImageSet,  # the whole set: `spec.n_train` is applied here
     device: str | None = None,  # None: a GPU where there is one
-    checkpoint: str | Path | None = None,  # a file: an interrupted training goes on from there, on a CPU
+    checkpoint: str | Path | None = None,  # a file: an interrupted training goes on from there; it stays when all is done
 ) -> Trained:
     "Train one net, with a progress bar on a terminal; torch's threads and generator are left as they were."
     device = device or usual_device()
     if device != "cpu":
-        return _abreast([spec], images, device)[0]
+        return _abreast([spec], images, device, checkpoint and {spec: Path(checkpoint)})[0]
     training = Training(spec, parts(spec, images, device), device)
     with arithmetic(), _bar(spec, f"seed {spec.seed}") as bar:
         run(training, checkpoint and Path(checkpoint), bar.update)
@@ -65,34 +65,38 @@ def train_many(
     images: ImageSet,
     device: str | None = None,  # None: a GPU where there is one
     workers: int | None = None,  # processes on a CPU; None: one a core
+    checkpoints: str | Path | None = None,  # a folder: interrupted trainings go on from the files of their keys; these stay when all is done
 ) -> list[Trained]:  # in the order of `specs`
     "Train several nets; a script that calls this with more than one worker guards its main module."
     workers = cores() if workers is None else whole_number("workers", workers)
-    device = device or usual_device()
+    device, files = device or usual_device(), checkpoints and {spec: Path(checkpoints, f"{spec.key}.checkpoint") for spec in specs}
     if device != "cpu":
-        return _abreast(specs, images, device)
+        return _abreast(specs, images, device, files)
     if workers == 1 or len(specs) < 2:
-        return [train(spec, images, "cpu") for spec in specs]
+        return _one_by_one(specs, images, files)
     turns = [specs[first::workers] for first in range(min(workers, len(specs)))]
     with workers_pool(len(turns)) as pool:
-        found = [pickle.loads(nets) for nets in pool.map(_pickled, [pickle.dumps((turn, images)) for turn in turns])]
+        found = [pickle.loads(nets) for nets in pool.map(_pickled, [pickle.dumps((turn, images, files)) for turn in turns])]
     return [found[place % len(turns)][place // len(turns)] for place in range(len(specs))]
+
+
+def _one_by_one(specs: list[Spec], images: ImageSet, files: dict[Spec, Path] | None) -> list[Trained]:
+    return [train(spec, images, "cpu", files and files[spec]) for spec in specs]
 
 
 def _pickled(task: bytes) -> bytes:
     "Nets trained by a worker, all as plain bytes: tensors would go through shared memory, which may be small, and open files."
-    specs, images = pickle.loads(task)
-    return pickle.dumps([train(spec, images, "cpu") for spec in specs])
+    return pickle.dumps(_one_by_one(*pickle.loads(task)))
 
 # %% ../nbs/lib/17_training.ipynb #206bb7c5
 ABREAST = 16  # trainings at once on one GPU: on an H200 sixteen were at most a twentieth faster than ten
 
 
-def _abreast(specs: list[Spec], images: ImageSet, device: str) -> list[Trained]:
-    "Several nets, as many at once as fit."
+def _abreast(specs: list[Spec], images: ImageSet, device: str, files: dict[Spec, Path] | None = None) -> list[Trained]:
+    "Several nets, as many at once as fit, from their checkpoints on."
     found = {}
     for group in programs(specs):
-        found |= _group(group, parts(group[0], images, device), device)
+        found |= _group(group, parts(group[0], images, device), device, files)
     return [found[spec] for spec in specs]
 
 
@@ -106,14 +110,14 @@ def programs(specs: list[Spec]) -> list[list[Spec]]:
     return [group[first : first + ABREAST] for group in groups.values() for first in range(0, len(group), ABREAST)]
 
 
-def _group(specs: list[Spec], shared: Parts, device: str) -> dict[Spec, Trained]:
+def _group(specs: list[Spec], shared: Parts, device: str, files: dict[Spec, Path] | None) -> dict[Spec, Trained]:
     "Nets that train abreast; half as many at once where memory does not suffice."
     from fmm_nb.graphs import run_together
 
     trainings = [Training(spec, shared, device) for spec in specs]
     try:
         with arithmetic(), _bar(specs[0], f"and {len(specs) - 1} more" if len(specs) > 1 else f"seed {specs[0].seed}") as bar:
-            run_together(trainings, bar.update)
+            run_together(trainings, bar.update, files)
     except torch.cuda.OutOfMemoryError:
         if len(specs) == 1:
             raise
@@ -123,4 +127,4 @@ def _group(specs: list[Spec], shared: Parts, device: str) -> dict[Spec, Trained]
         return {training.spec: _finished(training) for training in trainings}
     del trainings  # the halves need their memory
     half = (len(specs) + 1) // 2
-    return _group(specs[:half], shared, device) | _group(specs[half:], shared, device)
+    return _group(specs[:half], shared, device, files) | _group(specs[half:], shared, device, files)
