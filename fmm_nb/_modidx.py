@@ -720,6 +720,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.results.Study.answer': ('lib/results.html#study.answer', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.banner': ('lib/results.html#study.banner', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.caution': ('lib/results.html#study.caution', 'fmm_nb/results.py'),
+                                'fmm_nb.results.Study.given': ('lib/results.html#study.given', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.rows': ('lib/results.html#study.rows', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.write': ('lib/results.html#study.write', 'fmm_nb/results.py'),
                                 'fmm_nb.results._gathered': ('lib/results.html#_gathered', 'fmm_nb/results.py'),

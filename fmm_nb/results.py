@@ -271,8 +271,10 @@ def ways(
     measure: Callable,  # a net → values by name
 ) -> dict[str, str]:  # by column: `<name>__way`
     "[clean training loss, value] at each epoch whose weights were kept, as JSON, for `equal_loss`."
+    from fmm_nb.training import usual_device
+
     losses = trained.history.set_index("epoch").clean_loss.dropna()
-    found = [measure(trained.model(epoch)) for epoch in losses.index]
+    found = [measure(trained.model(epoch).to(usual_device())) for epoch in losses.index]
     return {f"{name}__way": json.dumps([[loss, values[name]] for loss, values in zip(losses, found)]) for name in found[0]}
 
 # %% ../nbs/lib/24_results.ipynb #f8d4b05f
@@ -318,6 +320,15 @@ class Study:
     out: Path
     test_images: int | None = None  # that measures look at, the first ones; None: all
     arms: dict[str, dict[str, str]] = field(default_factory=dict)  # the name of each net's arm, by part of the page and key; parts may share a net
+
+    def given(self, trained) -> tuple:
+        "What measures look at: the net, test images [N, C, H, W] as it was trained to see them, and their classes [N]; on a GPU where there is one."
+        from fmm_nb.batches import test_inputs
+        from fmm_nb.data import load
+        from fmm_nb.training import usual_device
+
+        x, y = test_inputs(trained.spec, load(trained.spec.data), self.test_images)
+        return tuple(one.to(usual_device()) for one in (trained.model(), x, y))
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
         "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured on all cores."

@@ -42,7 +42,7 @@ def train(
 
 
 def usual_device() -> str:
-    "The device that trains unless another is asked for."
+    "The device that trains, and on which pages measure, unless another is asked for."
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
