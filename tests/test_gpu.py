@@ -1,13 +1,15 @@
 "What only a GPU can show; skipped where there is none."
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no GPU here", allow_module_level=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler says that they are left unused: so it is meant
 
 from fmm_nb import graphs
 from fmm_nb.batches import parts
@@ -22,6 +24,7 @@ RECIPES = {name: Spec(name, "mnist_mini", EXACT, n_train=250) for name in MODELS
 RECIPES["batch norm"] = replace(RECIPES["am"], options={"batch_norm": True})
 RECIPES["augmented, mixup"] = replace(RECIPES["am"], protocol=replace(EXACT, augmentation="crop_flip", mixup=0.5, optimizer="nesterov", schedule="cosine"))
 RECIPES["penalised"] = replace(RECIPES["cnn"], protocol=replace(EXACT, jacobian_penalty=0.01))
+RECIPES["residual"] = replace(RECIPES["cnn"], model="wrn10_1", protocol=replace(EXACT, augmentation="crop_flip"))
 RECIPES["a smaller last step"] = replace(RECIPES["am"], protocol=replace(EXACT, batch_size=60))
 
 
@@ -50,14 +53,14 @@ def test_replayed_steps_give_the_weights_of_the_same_steps_on_the_cpu(name, digi
         assert distance(alone.model.state_dict(), training.model.state_dict()) < (1e-6 if spec.protocol.schedule == "cosine" else 1e-10)
 
 
-@pytest.mark.parametrize("name", ["cnn", "am", "am_shuffled"])
+@pytest.mark.parametrize("name", ["cnn", "am", "am_shuffled", "augmented, mixup", "residual"])
 def test_fused_operations_give_the_same_weights(name, digits, monkeypatch):
     spec, seen = RECIPES[name], parts(RECIPES[name], digits, "cuda")
     plain, fused = Training(spec, seen, "cuda"), Training(spec, seen, "cuda")
     run_together([plain])
     monkeypatch.setattr(graphs, "LONG", 0)
     run_together([fused])
-    assert isinstance(fused.forward, partial)
+    assert fused.outcome.func is not plain.outcome.func
     assert distance(plain.model.state_dict(), fused.model.state_dict()) < 1e-10
 
 
@@ -78,6 +81,22 @@ def test_a_training_that_diverges_leaves_the_others_alone(digits):
     one, other = train_many([calm, wild], digits)
     assert one.diverged_at is None and other.diverged_at
     assert distance(train(calm, digits, "cpu").weights[3], one.weights[3]) < 1e-2
+
+
+def test_an_interrupted_group_goes_on_from_its_checkpoints(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "CHECKPOINT_SECONDS", 0)
+    specs = [replace(RECIPES["augmented, mixup"], seed=seed) for seed in range(2)]
+    files = {spec: tmp_path / spec.key for spec in specs}
+    whole, stopped, resumed = ([Training(spec, parts(spec, digits, "cuda"), "cuda") for spec in specs] for _ in range(3))
+    run_together(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run_together(stopped, Mock(side_effect=[None, KeyboardInterrupt]), files)
+    epochs = Mock()
+    run_together(resumed, epochs, files)
+    assert epochs.call_count == 2
+    for one, other in zip(whole, resumed):
+        assert distance(one.model.state_dict(), other.model.state_dict()) < 1e-10
+        assert [row["epoch"] for row in other.history] == [1, 2, 3, 4] and sorted(other.kept) == sorted(one.kept)
 
 
 @pytest.mark.parametrize("relu", [True, False])
