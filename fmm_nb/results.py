@@ -321,15 +321,6 @@ class Study:
     test_images: int | None = None  # that measures look at, the first ones; None: all
     arms: dict[str, dict[str, str]] = field(default_factory=dict)  # the name of each net's arm, by part of the page and key; parts may share a net
 
-    def given(self, trained) -> tuple:
-        "What measures look at: the net, test images [N, C, H, W] as it was trained to see them, and their classes [N]; on a GPU where there is one."
-        from fmm_nb.batches import test_inputs
-        from fmm_nb.data import load
-        from fmm_nb.training import usual_device
-
-        x, y = test_inputs(trained.spec, load(trained.spec.data), self.test_images)
-        return tuple(one.to(usual_device()) for one in (trained.model(), x, y))
-
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
         "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured on all cores."
         nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .batches import stream
+from .batches import drawn, stream
 from .errors import InputError, unknown, whole_number
 from .gates import evaluation
 
@@ -263,8 +263,9 @@ def output_sensitivities(
         for part in in_batches(len(x), fitting_size(batch_size, x), "S"):
             before = _readings(logits_of(model, x[part]))
             clean.add(before)
-            for draw, generator in enumerate(generators):
-                noise = _stretched(torch.from_numpy(generator.standard_normal(x[part].shape, "float32")).to(x), unit)
+            shape = x[part].shape
+            for draw, values in enumerate(drawn(lambda chance: chance.standard_normal(shape, "float32"), generators, x.device)):
+                noise = _stretched(torch.from_numpy(values).to(x), unit)
                 for sigma in sigmas:
                     after = _readings(logits_of(model, x[part].add(noise, alpha=sigma)))
                     changes[sigma, draw].add(after - before)
