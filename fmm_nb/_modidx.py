@@ -954,6 +954,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                  'fmm_nb.training._one_by_one': ('lib/training.html#_one_by_one', 'fmm_nb/training.py'),
                                  'fmm_nb.training._pickled': ('lib/training.html#_pickled', 'fmm_nb/training.py'),
                                  'fmm_nb.training.given': ('lib/training.html#given', 'fmm_nb/training.py'),
+                                 'fmm_nb.training.measurers': ('lib/training.html#measurers', 'fmm_nb/training.py'),
                                  'fmm_nb.training.programs': ('lib/training.html#programs', 'fmm_nb/training.py'),
                                  'fmm_nb.training.train': ('lib/training.html#train', 'fmm_nb/training.py'),
                                  'fmm_nb.training.train_many': ('lib/training.html#train_many', 'fmm_nb/training.py'),

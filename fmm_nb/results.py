@@ -31,7 +31,7 @@ from .plan import EXPERIMENTS, by_arm, scale_of, sizes_of, specs
 from .specs import Spec
 from .sources import SOURCES, reason, set_name
 from .store import Store, digest, read_net
-from .workers import cores, spread
+from .workers import spread
 
 # %% ../nbs/lib/24_results.ipynb #f2a536da
 def read_rows(
@@ -322,9 +322,11 @@ class Study:
     arms: dict[str, dict[str, str]] = field(default_factory=dict)  # the name of each net's arm, by part of the page and key; parts may share a net
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
-        "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured on all cores."
+        "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured, on all cores or a GPU."
+        from fmm_nb.training import measurers
+
         nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]
-        return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=cores())
+        return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=measurers())
 
     def banner(self) -> str:
         "What was run, in one line of markdown."

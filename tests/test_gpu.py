@@ -15,7 +15,7 @@ from fmm_nb import graphs
 from fmm_nb.batches import parts
 from fmm_nb.data import load
 from fmm_nb.graphs import run_together
-from fmm_nb.loop import Training, run
+from fmm_nb.loop import Training, arithmetic, run
 from fmm_nb.specs import MODELS, Protocol, Spec
 from fmm_nb.training import train, train_many
 
@@ -26,6 +26,12 @@ RECIPES["augmented, mixup"] = replace(RECIPES["am"], protocol=replace(EXACT, aug
 RECIPES["penalised"] = replace(RECIPES["cnn"], protocol=replace(EXACT, jacobian_penalty=0.01))
 RECIPES["residual"] = replace(RECIPES["cnn"], model="wrn10_1", protocol=replace(EXACT, augmentation="crop_flip"))
 RECIPES["a smaller last step"] = replace(RECIPES["am"], protocol=replace(EXACT, batch_size=60))
+
+
+@pytest.fixture(autouse=True)
+def as_trainings_do():
+    with arithmetic():  # no TF32
+        yield
 
 
 @pytest.fixture(scope="module")
