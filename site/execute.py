@@ -134,8 +134,9 @@ def context():
 
 
 def run_all(jobs, workers=2, say=print):
-    "Run (notebook, target) pairs, `workers` at a time; the notebooks that failed."
-    processes, waiting, running, failed = context(), list(jobs), {}, []
+    "Run (notebook, target) pairs, `workers` at a time, the largest first: no core waits for a long one at the end. The notebooks that failed."
+    waiting = sorted(jobs, key=lambda job: job[0].stat().st_size, reverse=True)
+    processes, running, failed = context(), {}, []
     while waiting or running:
         while waiting and len(running) < workers:
             job = waiting.pop(0)
