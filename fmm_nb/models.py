@@ -9,7 +9,8 @@ __all__ = ['GATES', 'POOLINGS', 'INITIALISATIONS', 'toy_gate', 'Block', 'PoolWit
 
 # %% ../nbs/lib/11_models.ipynb #0df75d0f
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce
 from importlib import import_module
 from itertools import product
@@ -205,9 +206,22 @@ def count_macs(
     "Multiply-accumulates of one image's forward pass."
     parameter = next(model.parameters())
     x = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model):
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model), _without_norms(model):
         model(x)
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _without_norms(model: nn.Module) -> Iterator[None]:
+    "Within the block each BatchNorm2d gives what it is given."
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.forward = lambda x: x
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
 
 # %% ../nbs/lib/11_models.ipynb #e76f8d23
 def matched_widths(

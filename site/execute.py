@@ -7,6 +7,7 @@ keeps the outputs, so that the site shows what the test has seen. Warnings are e
 A copy is kept under the hash of all that it depends on; --fresh runs also what is kept.
 """
 import argparse
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -114,20 +115,28 @@ def run(path, target):
 
 
 def context():
-    "How processes start: forked, where that is safe, from one that has imported what most notebooks need (4 s less for each)."
+    "How processes start: forked, where that is safe, from one that has imported what most notebooks need, and whose objects none of them looks through for garbage."
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
+    gc.disable()
+    import execnb.shell  # noqa: F401
+    import IPython.core.magics.execution  # noqa: F401
     import matplotlib_inline.backend_inline  # noqa: F401
     import scipy.stats  # noqa: F401
     import seaborn  # noqa: F401
     import torch._dynamo  # noqa: F401  # torch's optimizers and counter of operations load it at their first use
+    from matplotlib.backends import backend_registry
 
+    backend_registry.list_all()  # looks through all packages for what draws
+    gc.freeze()
+    gc.enable()
     return multiprocessing.get_context("fork")
 
 
 def run_all(jobs, workers=2, say=print):
-    "Run (notebook, target) pairs, `workers` at a time; the notebooks that failed."
-    processes, waiting, running, failed = context(), list(jobs), {}, []
+    "Run (notebook, target) pairs, `workers` at a time, the largest first: no core waits for a long one at the end. The notebooks that failed."
+    waiting = sorted(jobs, key=lambda job: job[0].stat().st_size, reverse=True)
+    processes, running, failed = context(), {}, []
     while waiting or running:
         while waiting and len(running) < workers:
             job = waiting.pop(0)
