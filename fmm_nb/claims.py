@@ -224,8 +224,9 @@ def full(
     lines = [f"{claim.id}: {row['verdict']}" + (f" ({SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
     lines += [f"protocol: {claim.protocol}"] if claim.protocol not in ("", row["note"]) else []
     lines += [f"rule: {claim.kind} of {claim.primary}: {claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
-    if not np.isnan(row["measured"]):
-        lines += [f"measured: {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}] {row['unit']}" + (f"; reported {claim.reported}" if claim.reported else "")]
+    numbers = [] if np.isnan(row["measured"]) else [f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"]
+    numbers += [f"reported {claim.reported.replace(';', ', ')}"] if claim.reported else []
+    lines += ["; ".join(f"{number} {row['unit']}".strip() for number in numbers)] if numbers else []
     if not np.isnan(row["support"]):
         lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}, before adjustment in family {claim.family}"]
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]
