@@ -399,6 +399,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                   'fmm_nb.judgement._mediation': ('lib/judgement.html#_mediation', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement._on_a_set': ('lib/judgement.html#_on_a_set', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement._proportion': ('lib/judgement.html#_proportion', 'fmm_nb/judgement.py'),
+                                  'fmm_nb.judgement._seen': ('lib/judgement.html#_seen', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement._weak': ('lib/judgement.html#_weak', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement.at_equal_loss': ('lib/judgement.html#at_equal_loss', 'fmm_nb/judgement.py'),
                                   'fmm_nb.judgement.at_loss': ('lib/judgement.html#at_loss', 'fmm_nb/judgement.py'),

@@ -162,7 +162,7 @@ def test_a_claim_is_traced_to_its_nets(build):
     assert lines[0] == "M20: undecided, no evidence (scale smoke)" and sum(line.startswith("net ") for line in lines) == 2 * 6
 
 
-ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "depends_on": "", "note": ""}
+ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "depends_on": "", "note": "", "seen": ""}
 ROW |= dict.fromkeys(["measured", "low", "high", "detectable", "support", "contradict"], np.nan)
 
 
@@ -195,6 +195,7 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     ]
     assert claims.full(ROW | {"id": "M67", "scale": "", "verdict": "not tested"}).splitlines()[0] == "M67: not tested"
     assert "margin" not in claims.full(ROW | {"id": "M67", "scale": ""})
+    assert "checked: error 1e-14" in claims.full(ROW | {"id": "A12", "seen": "error 1e-14"}).splitlines()
     assert "reported -0.6399, -0.4230, -0.3351 log ratio" in claims.full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
 
 
