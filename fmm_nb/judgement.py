@@ -83,7 +83,7 @@ def at_loss(
     "The value with which a run passes a training loss, interpolated between snapshots."
     losses, values = np.array(way).T
     below = np.flatnonzero(losses <= loss)
-    if not len(below) or (below[0] == 0 and losses[0] < loss):
+    if not len(below) or losses[0] < loss:
         return np.nan
     last = below[0]
     return float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
