@@ -108,7 +108,7 @@ def _row(claim: Claim, scale: str, word: str, found: Evidence | None) -> dict:
     row |= {name: getattr(effect, key) if effect else np.nan for name, key in [("measured", "difference"), ("low", "low"), ("high", "high")]}
     row |= {"detectable": detectable(effect.error, effect.df) if effect and word == "undecided" else np.nan}
     row |= {"support": found.support if found else np.nan, "contradict": found.contradict if found else np.nan}
-    row |= {"depends_on": found.depends_on if found else ""}
+    row |= {name: getattr(found, name) if found else "" for name in ("depends_on", "seen")}
     row |= {"reported size compatible": "" if claim.kind in ("weak", "some") else _compatible(claim.reported, effect), "note": _note(claim, found)}
     return row | {"kind": claim.kind, "family": claim.family, "experiment": claim.experiment, "scale": scale if found else "", "evidence": bool(found) and SCALES[scale].evidence}
 
@@ -224,8 +224,10 @@ def full(
     lines = [f"{claim.id}: {row['verdict']}" + (f" ({SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
     lines += [f"protocol: {claim.protocol}"] if claim.protocol not in ("", row["note"]) else []
     lines += [f"rule: {claim.kind} of {claim.primary}: {claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
-    if not np.isnan(row["measured"]):
-        lines += [f"measured: {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}] {row['unit']}" + (f"; reported {claim.reported}" if claim.reported else "")]
+    numbers = [] if np.isnan(row["measured"]) else [f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"]
+    numbers += [f"reported {claim.reported.replace(';', ', ')}"] if claim.reported else []
+    lines += ["; ".join(f"{number} {row['unit']}".strip() for number in numbers)] if numbers else []
+    lines += [f"checked: {row['seen']}"] if row["seen"] else []
     if not np.isnan(row["support"]):
         lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}, before adjustment in family {claim.family}"]
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]

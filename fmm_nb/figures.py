@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from .errors import InputError
 from .files import written
-from .sources import set_name
+from .sources import set_names
 from .statistics import effect, mean_interval
 
 # %% ../nbs/lib/29_figures.ipynb #68803603
@@ -268,12 +268,12 @@ def by_data(
 ) -> Figure:
     "A panel for each image set, side by side, drawn by `draw`."
     style()
-    names = list(dict.fromkeys(frame.data))
+    titles = set_names(frame.data)
     height = height or 0.7 + 0.24 * frame.model.nunique()
-    figure, axes = plt.subplots(1, len(names), figsize=(FULL, height), sharey=True, squeeze=False, layout="constrained")
-    for name, ax in zip(names, axes[0]):
+    figure, axes = plt.subplots(1, len(titles), figsize=(FULL, height), sharey=True, squeeze=False, layout="constrained")
+    for (name, title), ax in zip(titles.items(), axes[0]):
         draw(frame[frame.data == name], name, ax)
-        ax.set_title(set_name(name), loc="left")
+        ax.set_title(title, loc="left")
     figure.supxlabel(xlabel, fontsize=8)
     axes[0][0].set_ylabel(ylabel)
     return figure

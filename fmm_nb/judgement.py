@@ -83,7 +83,7 @@ def at_loss(
     "The value with which a run passes a training loss, interpolated between snapshots."
     losses, values = np.array(way).T
     below = np.flatnonzero(losses <= loss)
-    if not len(below) or (below[0] == 0 and losses[0] < loss):
+    if not len(below) or losses[0] < loss:
         return np.nan
     last = below[0]
     return float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
@@ -239,7 +239,17 @@ def _weak(claim: Claim, rows: pd.DataFrame, arm: str) -> Evidence | None:
 def _exact(claim: Claim, rows: pd.DataFrame) -> Evidence | None:
     "The judgement of a check: a column that is 1 where it held."
     name = claim.comparators.strip()
-    return rules.exact(rows[name].fillna(0)) if name in rows and rows[name].notna().any() else None
+    if name not in rows or rows[name].isna().all():
+        return None
+    return replace(rules.exact(rows[name].fillna(0)), seen=_seen(rows, claim.primary))
+
+
+def _seen(rows: pd.DataFrame, column: str) -> str:
+    "The values that a check was made on: by net, or one for all; empty where rows have none."
+    values = rows.dropna(subset=[column]).groupby("model", sort=False)[column].max() if column in rows else pd.Series(dtype=float)
+    texts = [f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}" for value in values]
+    by_net = [f"{text} ({net})" for text, net in zip(texts, values.index)] if len(set(texts)) > 1 else texts[:1]
+    return f"{column} {', '.join(by_net)}" if by_net else ""
 
 
 CELLS = {"difference": _difference, "mediation": _mediation, "equivalence": _equivalence, "proportion": _proportion}

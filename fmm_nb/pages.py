@@ -196,7 +196,8 @@ def explain(
     scale: str,
     build: Path | None = None,
 ) -> list[str]:  # lines for people; [] where nothing is to be said
-    "Where something in the paper comes from, and what of that is out of date."
+    "Where something in the paper comes from, and what of that is out of date; raises `InputError` where there is no repository, so neither pages nor results."
+    need_repository("fmm why")
     stem = Path(name).stem if Path(name).suffix in (".svg", ".pdf", ".csv", ".ipynb", ".json") else name
     if re.fullmatch(r"[MAma]\d+", stem):
         from fmm_nb.claims import claim_of, trace

@@ -25,6 +25,7 @@ class Evidence:
     note: str = ""
     depends_on: str = ""  # the choices of measure under which the effect has another sign, or an interval that holds zero
     whole: bool = True  # whether all that the claim needs was run
+    seen: str = ""  # of a check: what it was made on
 
 # %% ../nbs/lib/25_rules.ipynb #35f484be
 def difference(found: Effect, direction: int, margin: float) -> Evidence:
@@ -52,8 +53,9 @@ def all_of(parts: list[Evidence | None]) -> Evidence | None:
     if missing:
         parts = run + [Evidence(1.0, 1.0)] * missing
     weakest = max(parts, key=lambda part: part.support)
-    depends_on = "; ".join(dict.fromkeys(part.depends_on for part in parts if part.depends_on))
-    return Evidence(weakest.support, float(min(holm([part.contradict for part in parts]))), None, f"{len(run)} of {len(parts)} parts were run", depends_on, whole=not missing and all(part.whole for part in parts))
+    depends_on, seen = ("; ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*[(part.depends_on, part.seen) for part in parts]))
+    whole = not missing and all(part.whole for part in parts)
+    return Evidence(weakest.support, float(min(holm([part.contradict for part in parts]))), None, f"{len(run)} of {len(parts)} parts were run", depends_on, whole, seen)
 
 # %% ../nbs/lib/25_rules.ipynb #56e6b800
 def causal(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'MNIST', 'FASHION', 'KRIZHEVSKY', 'CIFAR10', 'CIFAR100', 'COARSE', 'STL10', 'TINY', 'MINI', 'SOURCES',
-           'NAMES', 'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'set_name', 'parse', 'Found', 'data_root',
-           'missing', 'locate', 'needed', 'image_files', 'find_folders', 'find', 'available', 'reason', 'pieces',
-           'digest', 'altered', 'check']
+           'NAMES', 'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'set_name', 'set_names', 'parse', 'Found',
+           'data_root', 'missing', 'locate', 'needed', 'image_files', 'find_folders', 'find', 'available', 'reason',
+           'pieces', 'digest', 'altered', 'check']
 
 # %% ../nbs/lib/02_sources.ipynb #3b524fda
 import gzip
@@ -14,6 +14,8 @@ import hashlib
 import os
 import re
 import zlib
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,11 +120,22 @@ def set_name(
     data: str,  # as in commands and rows
     files: bool = False,  # say which training files it has, where it has only some
 ) -> str:
-    "The name of an image set for people; one without such a name keeps its own."
+    "The name of an image set for people; one without such a name keeps its own; raises `InputError` for what is no name."
+    if not isinstance(data, str):
+        raise InputError(f"an image set is named by a text such as mnist, got {data!r}")
     known = re.fullmatch(r"(\w+)(?:\[(.+)\])?", data)
     if not known or known[1] not in NAMES:
         return data
     return NAMES[known[1]] + (f" (training files {known[2]})" if files and known[2] else "")
+
+
+def set_names(
+    sets: Iterable[str],  # that stand side by side, each once or more often
+) -> dict[str, str]:  # by set, in their order
+    "The names of some image sets for people, each another one: CIFAR-10 whole and in parts is told apart."
+    names = {data: set_name(data) for data in sets}
+    shared = Counter(names.values())
+    return {data: set_name(data, files=shared[name] > 1) for data, name in names.items()}
 
 # %% ../nbs/lib/02_sources.ipynb #5ba552d2
 def parse(

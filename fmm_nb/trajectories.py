@@ -327,13 +327,13 @@ def linear_residual(
     model: nn.Module,
     x: Tensor,  # float64 [1, C, H, W], the middle of the way
     direction: Tensor,  # likewise; its length is half of the way's
-    degree: int = 1,  # of the polynomial; 1: a line
-    points: int = 129,  # P on the way, more than the degree
+    degree: int = 1,  # of the polynomial, at most 127; 1: a line
 ) -> Tensor:  # [K]
     "How far each logit of the piece at `x` is from the best polynomial, largest distance over range; NaN for one that does not change."
     if float_images(x).dtype != torch.float64 or x.shape != direction.shape or len(x) != 1:
         raise InputError(f"image and direction must be float64 [1, C, H, W], got {x.dtype} {list(x.shape)} and {list(direction.shape)}")
-    steps = torch.linspace(-1, 1, whole_number("points", points, degree + 2), dtype=x.dtype, device=x.device)[:, None, None, None]
+    whole_number("degree", degree, least=0, most=127)  # of a higher one, nothing could be left at 129 points
+    steps = torch.linspace(-1, 1, 129, dtype=x.dtype, device=x.device)[:, None, None, None]
     with piece(model, x):
         curve = curves(model, x + steps * direction)
     span = curve.amax(0) - curve.amin(0)

@@ -14,7 +14,7 @@ from .comparisons import BY_SIZE, as_mean
 from .files import data_folder
 from .models import count_parameters
 from .results import last_epoch, whole_set
-from .sources import set_name
+from .sources import set_name, set_names
 
 # %% ../nbs/lib/45_unit_rows.ipynb #c20f47f3
 def unit_row(trained) -> dict:
@@ -51,8 +51,10 @@ def beside_reported(
     columns = {}
     for data in ("cifar10", "cifar100_coarse"):
         told = {net: value for table in tables for net, value in reported_percent(table, data).items()}
-        ours = rows[rows.data.map(whole_set) == data].groupby("model").test_accuracy_percent.apply(as_mean)
-        columns |= {f"{set_name(data)}, reported": pd.Series(told), f"{set_name(data)}, ours": pd.Series({net: ours.get(net, "") for net in told})}
+        columns[f"{set_name(data)}, reported"] = pd.Series(told)
+        for here, title in set_names([one for one in rows.data if whole_set(one) == data] or [data]).items():
+            ours = rows[rows.data == here].groupby("model").test_accuracy_percent.apply(as_mean)
+            columns[f"{title}, ours"] = pd.Series({net: ours.get(net, "") for net in told})
     return pd.DataFrame(columns).rename_axis("model").reset_index()
 
 

@@ -162,7 +162,7 @@ def test_a_claim_is_traced_to_its_nets(build):
     assert lines[0] == "M20: undecided, no evidence (scale smoke)" and sum(line.startswith("net ") for line in lines) == 2 * 6
 
 
-ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "depends_on": "", "note": ""}
+ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "depends_on": "", "note": "", "seen": ""}
 ROW |= dict.fromkeys(["measured", "low", "high", "detectable", "support", "contradict"], np.nan)
 
 
@@ -181,13 +181,13 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     claim = CLAIMS["M14"]
     head = ["M14: supported (smoke: not evidence)", claim.statement, f"place: {claim.place}"]
     rule = "rule: difference of test_accuracy_percent: am vs cnn, margin 0.2"
-    assert claims.full(ROW | {"note": claim.protocol}).splitlines() == [*head, rule, f"note: {claim.protocol}"]
+    assert claims.full(ROW | {"note": claim.protocol}).splitlines() == [*head, rule, "reported 0.42 points", f"note: {claim.protocol}"]
     measured = ROW | {"measured": 1.5, "low": 1.0, "high": 2.0, "support": 0.01, "contradict": 1.0, "detectable": 0.25, "depends_on": "best epoch"}
     assert claims.full(measured).splitlines() == [
         *head,
         f"protocol: {claim.protocol}",
         rule,
-        "measured: +1.5 [+1, +2] points; reported 0.42",
+        "measured +1.5 [+1, +2] points; reported 0.42 points",
         "p for it 0.01, against it 1, before adjustment in family fmmnet_table1",
         "the verdict turns where an adjusted p passes 0.05",
         "this number of seeds finds 0.25 points in four of five studies",
@@ -195,6 +195,8 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     ]
     assert claims.full(ROW | {"id": "M67", "scale": "", "verdict": "not tested"}).splitlines()[0] == "M67: not tested"
     assert "margin" not in claims.full(ROW | {"id": "M67", "scale": ""})
+    assert "checked: error 1e-14" in claims.full(ROW | {"id": "A12", "seen": "error 1e-14"}).splitlines()
+    assert "reported -0.6399, -0.4230, -0.3351 log ratio" in claims.full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
 
 
 def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):

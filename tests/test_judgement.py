@@ -210,11 +210,18 @@ def test_a_weak_agreement_is_its_rule(kind, some):
 
 
 def test_a_check_holds_where_it_was_made():
-    wanted = claim("exact", " held ")
+    wanted = claim("exact", " held ", primary="error")
     rows = rows_of(am=UP)
     assert evidence(wanted, rows.assign(held=1.0)) == Evidence(0.0, 1.0) and evidence(wanted, rows.assign(held=[1.0, 0.0, 1.0])) == Evidence(1.0, 0.0)
     assert evidence(wanted, rows.assign(held=[1.0, np.nan, 1.0])) == Evidence(1.0, 0.0)  # a hole is no check that held
     assert evidence(wanted, rows) is evidence(wanted, rows.assign(held=np.nan)) is None
+
+
+def test_a_check_says_what_it_was_made_on():
+    rows = rows_of(am=UP, cnn=DOWN).assign(held=1.0)
+    seen = lambda **columns: evidence(claim("exact", "held", primary="error"), rows.assign(**columns)).seen
+    assert (seen(), seen(error=np.nan), seen(error=1.23456e-14)) == ("", "", "error 1.23e-14")
+    assert seen(error=[1.0, 3.0, 2.0, 77850.0, np.nan, 0.5]) == "error 3 (am), 77,850 (cnn)"
 
 
 def test_image_sets_have_their_own_rows_and_margins_and_say_what_they_depend_on():

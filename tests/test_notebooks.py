@@ -119,13 +119,11 @@ def test_parameters_are_typed_and_commented(path):
         check(re.search(r"\s#\s*\S", line), f"{name(path)}: {line!r} has no comment")
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "lib"], ids=name)
-def test_exported_cells_are_short(path):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_cells_are_short(path):
     for source, _ in code_cells(path):
         count = source.count("\n") + 1
-        exported = re.search(r"^#\s*\|\s*export", source, re.M)
-        text = f"{name(path)}: an exported cell has {count} lines (most: {MAX_CELL}):\n{source[:200]}"
-        check(not exported or count <= MAX_CELL, text)
+        check(count <= MAX_CELL, f"{name(path)}: a cell has {count} lines (most: {MAX_CELL}):\n{source[:200]}")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "fmm_nb").glob("[!_]*.py")), ids=name)

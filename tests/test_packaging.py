@@ -161,8 +161,9 @@ def test_the_readmes_lines_run_where_there_is_no_repository(alone, first):
     assert done.returncode == 0, done.stderr
 
 
-def test_running_the_study_needs_the_repository(alone):
-    done = alone("-c", "import sys; from fmm_nb.cli import main; sys.argv = ['fmm', 'run']; sys.exit(main())")
+@pytest.mark.parametrize("command", [["run"], ["why", "03"], ["why", "M14"]])
+def test_running_and_explaining_the_study_needs_the_repository(alone, command):
+    done = alone("-c", f"import sys; from fmm_nb.cli import main; sys.argv = ['fmm', *{command}]; sys.exit(main())")
     said = (done.stdout + done.stderr).strip()
     assert done.returncode == 2, said
     assert len(said.splitlines()) == 1 and "repository" in said, said

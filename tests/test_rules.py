@@ -131,6 +131,7 @@ def test_all_parts_count_and_what_was_not_run_is_said():
     part = rules.all_of([one, None, two, None])
     assert (part.support, part.contradict, part.note, part.whole) == (1.0, pytest.approx(4 * 0.012), "2 of 4 parts were run", False)
     assert not rules.all_of([one, rules.Evidence(0.1, 0.1, whole=False)]).whole
+    assert rules.all_of([rules.Evidence(0.0, 1.0, seen="size 1"), one, rules.Evidence(0.0, 1.0, seen="size 2")]).seen == "size 1; size 2"
 
 
 def test_a_cause_has_the_weakest_support_and_the_strongest_control():

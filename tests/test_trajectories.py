@@ -283,7 +283,7 @@ def test_triples_depend_on_the_seed_alone(kind):
         (lambda net, x: roughness(torch.rand(64)), "got [64]"),
         (lambda net, x: transitions(nn.Flatten(), x[0]), "Flatten has no ReLU on its trunk"),
         (lambda net, x: linear_residual(net, x[0], x[0]), "must be float64 [1, C, H, W]"),
-        (lambda net, x: linear_residual(net, x[0, :1], x[0, :1], degree=8, points=9), "points must be a whole number of at least 10"),
+        (lambda net, x: linear_residual(net, x[0, :1], x[0, :1], degree=128), "degree must be a whole number of at most 127, got 128"),
         (lambda net, x: piece(net, x[0]).__enter__(), "of one image [1, C, H, W], got [3, 1, 8, 8]"),
         (lambda net, x: triples(torch.arange(9) % 2, 3), "cross_class triples need 3 classes"),
         (lambda net, x: triples(torch.arange(4), 3, "single_class"), "with at least 3 images, got 0"),
