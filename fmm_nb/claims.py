@@ -20,7 +20,7 @@ from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
 from .files import build_folder, published_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
-from .plan import EXPERIMENTS, SCALES, by_arm, scale_of
+from .plan import EXPERIMENTS, SCALES, by_arm, scale_of, sizes_of
 from .results import PARTS, known_rows, one_precision, together, whole_set
 from .rules import Evidence
 from .sources import set_name
@@ -87,11 +87,11 @@ def table(
 ) -> pd.DataFrame:  # a row a claim, in the order of the file
     "All claims with their verdicts; a scale whose results are no evidence is only shown where it is asked for."
     scales = [scale] if scale else [name for name in reversed(SCALES) if SCALES[name].evidence]
-    judged = {name: judge(tables_of(name, build)) for name in scales}
-    rows = []
+    tables = {name: tables_of(name, build) for name in scales}
+    judged, rows = {name: judge(tables[name]) for name in scales}, []
     for id, claim in CLAIMS.items():
         best = _best(scales, judged, id)
-        rows.append(_row(claim, best, *judged[best][id]))
+        rows.append(_row(claim, best, *judged[best][id]) | {"images": _in_part(claim, best, tables[best])})
     return pd.DataFrame(rows)
 
 
@@ -119,6 +119,14 @@ def _compatible(reported: str, effect) -> str:
         return "" if effect is None else "yes" if effect.low <= float(reported) <= effect.high else "no"
     except ValueError:
         return ""
+
+
+def _in_part(claim: Claim, scale: str, tables: dict[str, pd.DataFrame]) -> str:
+    "The image sets of a claim of which only some files were here, where a scale trains on all images; empty where there is none."
+    if claim.experiment not in tables or sizes_of(claim.experiment, scale).n_train is not None:
+        return ""
+    sets = sorted(data for data in tables[claim.experiment].data.dropna().unique() if "[" in data and whole_set(data) in claim.data)
+    return ", ".join(set_name(data, files=True) for data in sets)
 
 
 def _note(claim: Claim, found: Evidence | None) -> str:
@@ -150,8 +158,9 @@ def of_page(
     build: Path | None = None,  # where the other experiments' rows are
 ) -> pd.DataFrame:  # as `table`
     "The claims that an experiment decides, by these rows as far as they are the planned ones."
-    judged = judge(tables_of(scale, build) | {experiment: planned(rows, scale, experiment)})
-    return pd.DataFrame([_row(claim, scale, *judged[id]) for id, claim in CLAIMS.items() if claim.experiment == experiment])
+    tables = tables_of(scale, build) | {experiment: planned(rows, scale, experiment)}
+    judged, claims = judge(tables), [claim for claim in CLAIMS.values() if claim.experiment == experiment]
+    return pd.DataFrame([_row(claim, scale, *judged[claim.id]) | {"images": _in_part(claim, scale, tables)} for claim in claims])
 
 # %% ../nbs/lib/28_claims.ipynb #d57087b2
 def claim_of(id: str) -> Claim:
@@ -168,7 +177,7 @@ def markdown(
     "Claims as a table of markdown: id, verdict, statement and numbers; logarithms of ratios are shown as ratios."
     lines = ["| | verdict | claim |", "|---|---|---|"]
     for row in claims.to_dict("records"):
-        numbers = "; ".join(filter(None, [_numbers(row), row["depends_on"] and f"depends on: {row['depends_on']}", told_note(row["note"]), (links or {}).get(row["experiment"], "")]))
+        numbers = "; ".join(filter(None, [_numbers(row), row["images"] and f"trained on {row['images']}", row["depends_on"] and f"depends on: {row['depends_on']}", told_note(row["note"]), (links or {}).get(row["experiment"], "")]))
         word = f"**{row['verdict']}**" if row["verdict"] in ("supported", "contradicted") else row["verdict"]
         lines.append(f"| {row['id']} | {word} | {row['statement']} *({row['place']})*" + (f"<br>{numbers}" if numbers else "") + " |")
     return "\n".join(lines)
@@ -233,7 +242,7 @@ def full(
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]
     if not np.isnan(row["detectable"]):
         lines += [f"this number of seeds finds {row['detectable']:.3g} {row['unit']} in four of five studies"]
-    lines += [f"depends on: {row['depends_on']}"] if row["depends_on"] else []
+    lines += [f"{name}: {row[column]}" for name, column in (("trained on", "images"), ("depends on", "depends_on")) if row[column]]
     return "\n".join(lines + ([f"note: {row['note']}"] if row["note"] else []))
 
 # %% ../nbs/lib/28_claims.ipynb #96cd9490
