@@ -147,7 +147,7 @@ def say(
 QUESTIONS = {
     "Importance": ("M9", "M4"),
     "Multiplication": ("M14", "M15", "M25"),
-    "Smoothing": ("M30", "M38", "M40", "M42"),
+    "Smoothing": ("M30", "M35", "M37", "M38", "M40", "M42"),
     "Regularisation": ("M52", "M50"),
     "Products in place of sums": ("M55", "M63"),
     "Locality": ("A1", "A14"),
