@@ -144,7 +144,7 @@ def pack(
     needed = ({spec.key for spec in specs(name, scale)} - measured(name, scale, build) for name in unfinished if possible(name, scale))
     keys = set().union(*needed)
     made = [path for path in sorted((build / scale).rglob("*")) if path.is_file() and path.suffix not in (".lock", ".part", ".sha256", ".damaged") and "failed" not in path.parts]
-    nets = [path for path in sorted((build / "store").glob("*")) if path.stem in keys and path.suffix in (".json", ".safetensors")]
+    nets = [path for path in sorted((build / "store").glob("*")) if path.stem in keys and path.suffix in (".json", ".safetensors", ".checkpoint")]
     with written(out) as part, tarfile.open(part, "w:gz") as archive:
         for path in made + nets:
             archive.add(path, str(path.relative_to(build)))

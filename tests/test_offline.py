@@ -72,11 +72,11 @@ def test_unfinished_pages_bring_their_nets(tmp_path):
 
     store = tmp_path / "store"
     store.mkdir()
-    ours = specs("10_precision", "smoke")[0].key
-    for name in (f"{ours}.json", f"{ours}.safetensors", f"{ours}.lock", "other.json"):
+    ours, begun = (spec.key for spec in specs("10_precision", "smoke")[:2])
+    for name in (f"{ours}.json", f"{ours}.safetensors", f"{ours}.lock", f"{begun}.checkpoint", "other.json", "other.checkpoint"):
         (store / name).touch()
     with tarfile.open(pack("smoke", tmp_path / "a.tar.gz", tmp_path)) as archive:
-        assert sorted(archive.getnames()) == [f"store/{ours}.json", f"store/{ours}.safetensors"]
+        assert sorted(archive.getnames()) == sorted([f"store/{ours}.json", f"store/{ours}.safetensors", f"store/{begun}.checkpoint"])
 
 
 def test_a_wheel_that_cannot_be_had_is_named(tmp_path, monkeypatch):
