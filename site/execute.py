@@ -52,10 +52,11 @@ def environment():
     return digest.hexdigest()
 
 
-def kept(notebook, cache=CACHE, environ=None):
-    "Where the executed copy of a notebook lies, or will lie."
-    key = hashlib.sha256((environ or environment()).encode() + notebook.read_bytes()).hexdigest()[:16]
-    return cache / notebook.parent.name / f"{notebook.stem}-{key}.ipynb"
+def copies(notebooks):
+    "Where the executed copies of notebooks lie, or will lie, {notebook: copy}."
+    environ = environment().encode()
+    key = lambda notebook: hashlib.sha256(environ + notebook.read_bytes()).hexdigest()[:16]
+    return {path: CACHE / path.parent.name / f"{path.stem}-{key(path)}.ipynb" for path in notebooks}
 
 
 def skip_flags():
@@ -156,17 +157,6 @@ def run_all(jobs, workers=2, say=print):
     return failed
 
 
-def executed(notebooks, workers=2, fresh=False, cache=CACHE):
-    "Executed copies of notebooks, {notebook: copy}; runs what is missing. Raises SystemExit where one fails."
-    environ = environment()
-    copies = {path: kept(path, cache, environ) for path in notebooks}
-    missing = [(path, copy) for path, copy in copies.items() if fresh or not copy.exists()]
-    failed = run_all(missing, workers) if missing else []
-    if failed:
-        raise SystemExit("failed: " + ", ".join(label(p) for p in failed))
-    return copies
-
-
 def main():
     "Command line."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,7 +164,11 @@ def main():
     parser.add_argument("--fresh", action="store_true", help="run also what is kept")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    executed([p.resolve() for p in args.notebooks] or library(), args.workers, args.fresh)
+    wanted = copies([p.resolve() for p in args.notebooks] or library())
+    missing = [job for job in wanted.items() if args.fresh or not job[1].exists()]
+    failed = run_all(missing, args.workers) if missing else []
+    if failed:
+        sys.exit("failed: " + ", ".join(label(p) for p in failed))
 
 
 if __name__ == "__main__":
