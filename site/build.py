@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -213,7 +214,9 @@ def check(target):
     "Refuse a site that asks another machine for something, or whose links do not hold."
     import checks
 
-    wrong = [f"remote: {x}" for x in checks.remote(target)] + [f"broken link: {x}" for x in checks.broken(target)]
+    with ProcessPoolExecutor(2) as both:
+        remote, broken = both.submit(checks.remote, target), both.submit(checks.broken, target)
+    wrong = [f"remote: {x}" for x in remote.result()] + [f"broken link: {x}" for x in broken.result()]
     if wrong:
         raise SystemExit("\n".join(wrong[:20] + ([f"… and {len(wrong) - 20} more"] if len(wrong) > 20 else [])))
 

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "site-cache"
 TIMEOUT = 600  # seconds a notebook
 DIRECTIVE = re.compile(r"^\s*#[ \t]*\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)$", re.M)
+sys.path.insert(0, str(ROOT))  # so notebooks see this package, wherever another one is installed
 
 
 def library():
@@ -102,7 +103,6 @@ def run_cells(notebook, path):
 def run(path, target):
     "Run one notebook as nbdev_test does, in its folder, and write the executed copy; for a process of its own."
     os.chdir(path.parent)
-    sys.path.insert(0, str(ROOT))
     os.environ["IN_TEST"] = "1"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     if "skip_exec: true" not in "".join(notebook["cells"][0]["source"]):
@@ -127,6 +127,10 @@ def context():
     import seaborn  # noqa: F401
     import torch._dynamo  # noqa: F401  # torch's optimizers and counter of operations load it at their first use
     from matplotlib.backends import backend_registry
+
+    import fmm_nb.article  # noqa: F401
+    import fmm_nb.training  # noqa: F401
+    import fmm_nb.trajectories  # noqa: F401
 
     backend_registry.list_all()  # looks through all packages for what draws
     gc.freeze()
