@@ -229,10 +229,12 @@ def matched_widths(
     **options,  # of `ToyNet`; those of the gate describe the net to match
 ) -> tuple[int, ...]:  # the narrowest of equals
     "The widths whose ungated net has most nearly as many parameters as the net with squeeze-and-excitation."
+    first, second, third = (range(width, width + slack + 1) for width in (32, 64, 64))
     with torch.device("meta"):
-        target = count_parameters(ToyNet(**options | {"gate": "se", "widths": (32, 64, 64)}))
-        grid = product(*[range(w, w + slack + 1) for w in (32, 64, 64)])
-        distance = {w: abs(count_parameters(ToyNet(**options | {"widths": w})) - target) for w in grid}
+        count = lambda *widths, **gate: count_parameters(ToyNet(**options | gate | {"widths": widths}))
+        target = count(32, 64, 64, gate="se")
+        early, late = {pair: count(*pair, 64) for pair in product(first, second)}, {pair: count(32, *pair) for pair in product(second, third)}
+    distance = {(a, b, c): abs(early[a, b] + late[b, c] - early[32, b] - target) for a, b, c in product(first, second, third)}
     best = min(distance, key=lambda w: (distance[w], sum(w)))
     if distance[best] > 0.01 * target:
         raise InputError(f"no widths up to {slack} above (32, 64, 64) have within 1% of the {target} parameters of the gated net")

@@ -11,8 +11,11 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,15 +82,27 @@ def study(scale):
 
 
 def library(execute):
-    "Pages of nbs/lib, nbs/howto and nbs/index.ipynb, executed unless told otherwise."
+    "Pages of nbs/lib, nbs/howto and nbs/index.ipynb: their executed copies, which `executing` makes, unless told otherwise."
     import execute as runner
     from prep import Page
 
     notebooks = runner.library()
-    copies = runner.executed(notebooks) if execute else {p: p for p in notebooks}
+    copies = runner.copies(notebooks) if execute else {p: p for p in notebooks}
     kinds = {"lib": "library", "howto": "howto", "nbs": "readme"}
     names = {p: "readme" if p.parent == NBS else str(p.relative_to(NBS).with_suffix("")) for p in notebooks}
     return [Page(names[p], copy, p, kinds[p.parent.name]) for p, copy in copies.items()]
+
+
+@contextmanager
+def executing(execute):
+    "Within the block another process runs the library's notebooks, where they were not run before; at its end all of them were."
+    if not execute:
+        yield
+        return
+    with subprocess.Popen([sys.executable, ROOT / "site" / "execute.py"]) as runner:
+        yield
+    if runner.returncode:
+        raise SystemExit(runner.returncode)
 
 
 def places(pages):
@@ -144,9 +159,19 @@ def write_api(pages, source):
     (source / "html" / "api" / "index.md").write_text(api.index_page(modules), encoding="utf-8")
 
 
+def write_texts(pages, pages_library, scale, links, source):
+    "The pages that no notebook is: the API, data, results, and two texts of the repository's root."
+    import tables
+
+    write_api(pages_library, source)
+    text = {name: tables.loose_page(ROOT / f"{name.upper()}.md", links) for name in ("changelog", "contributing")}
+    text |= {"data": tables.data_page(DATA, links), "results": tables.results_page(pages, scale, ROOT, links)}
+    for name, page in text.items():
+        (source / "html" / f"{name}.md").write_text(page, encoding="utf-8")
+
+
 def assemble(scale, source, execute=True):
     "Everything Sphinx needs, in the folder `source`: pages in html/, files to be copied as they are in extra/."
-    import tables
     from prep import Links, copy_name
 
     if not (NBS / "paper.ipynb").exists() or not (NBS / "index.ipynb").exists():
@@ -154,13 +179,13 @@ def assemble(scale, source, execute=True):
     (pages, beside), pages_library = study(scale), library(execute)
     everything = pages + pages_library + beside
     links = Links(ROOT, places(everything))
-    for page in everything:
-        write_notebook(page, links, source, sidebar(pages + pages_library, beside, scale) if page.name == "index" else "")
-    write_api(pages_library, source)
-    text = {name: tables.loose_page(ROOT / f"{name.upper()}.md", links) for name in ("changelog", "contributing")}
-    text |= {"data": tables.data_page(DATA, links), "results": tables.results_page(pages + beside, scale, ROOT, links)}
-    for name, page in text.items():
-        (source / "html" / f"{name}.md").write_text(page, encoding="utf-8")
+    with executing(execute):
+        for page in pages + beside:
+            write_notebook(page, links, source, sidebar(pages + pages_library, beside, scale) if page.name == "index" else "")
+        write_texts(pages + beside, pages_library, scale, links, source)
+        import furo, myst_nb.sphinx_ext, sphinx.builders.html  # noqa: E401, F401  # Sphinx takes a second to load
+    for page in pages_library:
+        write_notebook(page, links, source)
     for path in sorted(links.files):
         copy = source / "html" / "files" / copy_name(path.relative_to(ROOT))
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +214,9 @@ def check(target):
     "Refuse a site that asks another machine for something, or whose links do not hold."
     import checks
 
-    wrong = [f"remote: {x}" for x in checks.remote(target)] + [f"broken link: {x}" for x in checks.broken(target)]
+    with ProcessPoolExecutor(2) as both:
+        remote, broken = both.submit(checks.remote, target), both.submit(checks.broken, target)
+    wrong = [f"remote: {x}" for x in remote.result()] + [f"broken link: {x}" for x in broken.result()]
     if wrong:
         raise SystemExit("\n".join(wrong[:20] + ([f"… and {len(wrong) - 20} more"] if len(wrong) > 20 else [])))
 

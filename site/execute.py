@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "site-cache"
 TIMEOUT = 600  # seconds a notebook
 DIRECTIVE = re.compile(r"^\s*#[ \t]*\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)$", re.M)
+sys.path.insert(0, str(ROOT))  # so notebooks see this package, wherever another one is installed
 
 
 def library():
@@ -52,10 +53,11 @@ def environment():
     return digest.hexdigest()
 
 
-def kept(notebook, cache=CACHE, environ=None):
-    "Where the executed copy of a notebook lies, or will lie."
-    key = hashlib.sha256((environ or environment()).encode() + notebook.read_bytes()).hexdigest()[:16]
-    return cache / notebook.parent.name / f"{notebook.stem}-{key}.ipynb"
+def copies(notebooks):
+    "Where the executed copies of notebooks lie, or will lie, {notebook: copy}."
+    environ = environment().encode()
+    key = lambda notebook: hashlib.sha256(environ + notebook.read_bytes()).hexdigest()[:16]
+    return {path: CACHE / path.parent.name / f"{path.stem}-{key(path)}.ipynb" for path in notebooks}
 
 
 def skip_flags():
@@ -101,7 +103,6 @@ def run_cells(notebook, path):
 def run(path, target):
     "Run one notebook as nbdev_test does, in its folder, and write the executed copy; for a process of its own."
     os.chdir(path.parent)
-    sys.path.insert(0, str(ROOT))
     os.environ["IN_TEST"] = "1"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     if "skip_exec: true" not in "".join(notebook["cells"][0]["source"]):
@@ -126,6 +127,10 @@ def context():
     import seaborn  # noqa: F401
     import torch._dynamo  # noqa: F401  # torch's optimizers and counter of operations load it at their first use
     from matplotlib.backends import backend_registry
+
+    import fmm_nb.article  # noqa: F401
+    import fmm_nb.training  # noqa: F401
+    import fmm_nb.trajectories  # noqa: F401
 
     backend_registry.list_all()  # looks through all packages for what draws
     gc.freeze()
@@ -156,17 +161,6 @@ def run_all(jobs, workers=2, say=print):
     return failed
 
 
-def executed(notebooks, workers=2, fresh=False, cache=CACHE):
-    "Executed copies of notebooks, {notebook: copy}; runs what is missing. Raises SystemExit where one fails."
-    environ = environment()
-    copies = {path: kept(path, cache, environ) for path in notebooks}
-    missing = [(path, copy) for path, copy in copies.items() if fresh or not copy.exists()]
-    failed = run_all(missing, workers) if missing else []
-    if failed:
-        raise SystemExit("failed: " + ", ".join(label(p) for p in failed))
-    return copies
-
-
 def main():
     "Command line."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,7 +168,11 @@ def main():
     parser.add_argument("--fresh", action="store_true", help="run also what is kept")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    executed([p.resolve() for p in args.notebooks] or library(), args.workers, args.fresh)
+    wanted = copies([p.resolve() for p in args.notebooks] or library())
+    missing = [job for job in wanted.items() if args.fresh or not job[1].exists()]
+    failed = run_all(missing, args.workers) if missing else []
+    if failed:
+        sys.exit("failed: " + ", ".join(label(p) for p in failed))
 
 
 if __name__ == "__main__":
