@@ -208,7 +208,7 @@ def _rest(found: Findings, row: dict, links: dict) -> list[str]:
     told, measured, compared = told_reported(id), numbers(found.estimates, id), CLAIMS[id].comparators
     seen = "" if np.isnan(row["detectable"]) else f"detectable {quantity_alone(id, row['detectable'])}"
     parts = [f"reported {told} {unit}".strip() if told else "", f"measured{f' `{compared}`,' if len(compared) < 50 else ''} {measured}" if measured else "", seen]
-    parts += [partly(found, id), of_parts(found, id), row["images"] and f"trained on {row['images']}", f"depends on: {row['depends_on']}" if row["depends_on"] else "", told_note(row["note"])]
+    parts += [partly(found, id), of_parts(found, id), row["in_part"] and f"trained on {row['in_part']}", f"depends on: {row['depends_on']}" if row["depends_on"] else "", told_note(row["note"])]
     return parts + [f"scale {row['scale']}" if row["scale"] else "", links.get((row["experiment"], row["scale"]), "")]
 
 

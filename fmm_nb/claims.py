@@ -91,7 +91,7 @@ def table(
     judged, rows = {name: judge(tables[name]) for name in scales}, []
     for id, claim in CLAIMS.items():
         best = _best(scales, judged, id)
-        rows.append(_row(claim, best, *judged[best][id]) | {"images": _in_part(claim, best, tables[best])})
+        rows.append(_row(claim, best, *judged[best][id]) | {"in_part": _in_part(claim, best, tables[best]) if judged[best][id][1] else ""})
     return pd.DataFrame(rows)
 
 
@@ -121,14 +121,6 @@ def _compatible(reported: str, effect) -> str:
         return ""
 
 
-def _in_part(claim: Claim, scale: str, tables: dict[str, pd.DataFrame]) -> str:
-    "The image sets of a claim of which only some files were here, where a scale trains on all images; empty where there is none."
-    if claim.experiment not in tables or sizes_of(claim.experiment, scale).n_train is not None:
-        return ""
-    sets = sorted(data for data in tables[claim.experiment].data.dropna().unique() if "[" in data and whole_set(data) in claim.data)
-    return ", ".join(set_name(data, files=True) for data in sets)
-
-
 def _note(claim: Claim, found: Evidence | None) -> str:
     "Why a claim has no verdict, or what its evidence rests on."
     if found:
@@ -137,6 +129,24 @@ def _note(claim: Claim, found: Evidence | None) -> str:
         return claim.protocol
     sets = ", ".join(map(set_name, claim.data)) or "nothing"
     return f"{sets}: no complete run of {claim.experiment}, or a run without a value" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
+
+# %% ../nbs/lib/28_claims.ipynb #a4bb55dd
+def _in_part(claim: Claim, scale: str, tables: dict[str, pd.DataFrame]) -> str:
+    "The image sets of a claim of which only some files were here, where a scale trains on all images; empty where there is none."
+    if claim.experiment not in tables or sizes_of(claim.experiment, scale).n_train is not None:
+        return ""
+    sets = sorted(data for data in _compared(claim, tables[claim.experiment]) if "[" in data and whole_set(data) in claim.data)
+    return ", ".join(set_name(data, files=True) for data in sets)
+
+
+def _compared(claim: Claim, rows: pd.DataFrame) -> set[str]:
+    "The image sets on which all arms of one of a claim's comparisons were trained; of a conjunction, of one of its parts'."
+    if claim.kind == "exact":
+        return set(rows.data.dropna())
+    if claim.kind == "conjunction":
+        return set().union(*(_compared(CLAIMS[part], rows) for part in claim.comparators.split("; ")))
+    arms = [{arm for one in expanded(text.replace(" vs ", "; ")) for arm in re.findall(ARM, one)} for text in claim.comparators.split("; ")]
+    return set().union(*(set.intersection(*(set(arm_rows(rows, arm).data) for arm in pair)) for pair in arms if pair))
 
 # %% ../nbs/lib/28_claims.ipynb #4cca1def
 def unit_of(claim: Claim) -> str:
@@ -160,7 +170,7 @@ def of_page(
     "The claims that an experiment decides, by these rows as far as they are the planned ones."
     tables = tables_of(scale, build) | {experiment: planned(rows, scale, experiment)}
     judged, claims = judge(tables), [claim for claim in CLAIMS.values() if claim.experiment == experiment]
-    return pd.DataFrame([_row(claim, scale, *judged[claim.id]) | {"images": _in_part(claim, scale, tables)} for claim in claims])
+    return pd.DataFrame([_row(claim, scale, *judged[claim.id]) | {"in_part": _in_part(claim, scale, tables)} for claim in claims])
 
 # %% ../nbs/lib/28_claims.ipynb #d57087b2
 def claim_of(id: str) -> Claim:
@@ -177,7 +187,7 @@ def markdown(
     "Claims as a table of markdown: id, verdict, statement and numbers; logarithms of ratios are shown as ratios."
     lines = ["| | verdict | claim |", "|---|---|---|"]
     for row in claims.to_dict("records"):
-        numbers = "; ".join(filter(None, [_numbers(row), row["images"] and f"trained on {row['images']}", row["depends_on"] and f"depends on: {row['depends_on']}", told_note(row["note"]), (links or {}).get(row["experiment"], "")]))
+        numbers = "; ".join(filter(None, [_numbers(row), row["in_part"] and f"trained on {row['in_part']}", row["depends_on"] and f"depends on: {row['depends_on']}", told_note(row["note"]), (links or {}).get(row["experiment"], "")]))
         word = f"**{row['verdict']}**" if row["verdict"] in ("supported", "contradicted") else row["verdict"]
         lines.append(f"| {row['id']} | {word} | {row['statement']} *({row['place']})*" + (f"<br>{numbers}" if numbers else "") + " |")
     return "\n".join(lines)
@@ -242,7 +252,7 @@ def full(
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]
     if not np.isnan(row["detectable"]):
         lines += [f"this number of seeds finds {row['detectable']:.3g} {row['unit']} in four of five studies"]
-    lines += [f"{name}: {row[column]}" for name, column in (("trained on", "images"), ("depends on", "depends_on")) if row[column]]
+    lines += [f"{name}: {row[column]}" for name, column in (("trained on", "in_part"), ("depends on", "depends_on")) if row[column]]
     return "\n".join(lines + ([f"note: {row['note']}"] if row["note"] else []))
 
 # %% ../nbs/lib/28_claims.ipynb #96cd9490

@@ -214,14 +214,16 @@ def count_macs(
 @contextmanager
 def _without_norms(model: nn.Module) -> Iterator[None]:
     "Within the block each BatchNorm2d gives what it is given."
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = {module: vars(module).get("forward") for module in model.modules() if isinstance(module, nn.BatchNorm2d)}  # and a form of its own, if it has one
     for norm in norms:
         norm.forward = lambda x: x
     try:
         yield
     finally:
-        for norm in norms:
+        for norm, own in norms.items():
             del norm.forward
+            if own:
+                norm.forward = own
 
 # %% ../nbs/lib/11_models.ipynb #e76f8d23
 def matched_widths(

@@ -31,7 +31,7 @@ from .plan import EXPERIMENTS, by_arm, scale_of, sizes_of, specs
 from .specs import Spec
 from .sources import SOURCES, reason, set_name
 from .store import Store, digest, read_net
-from .workers import spread
+from .workers import cores, spread
 
 # %% ../nbs/lib/24_results.ipynb #f2a536da
 def read_rows(
@@ -135,7 +135,7 @@ def rows(
     scale: str,  # smoke, cpu or paper
     store: str | Path | None = None,  # where trained nets are kept; None: build/store
     out: str | Path | None = None,  # where rows are kept; None: build/<scale>
-    workers: int = 1,  # processes that train and measure
+    workers: int | None = 1,  # processes that train and measure; None: as many as the cores, or a GPU, have room for
 ) -> pd.DataFrame:  # tidy, in the order of `nets`
     "The rows of some nets: published or measured before, else measured now; raises `InputError` for arms of unequal precision."
     version = getattr(measure, "version", 1)
@@ -143,11 +143,13 @@ def rows(
     def fresh(specs: list[Spec]) -> Iterator[tuple[int, list[dict]]]:
         from tqdm import tqdm
 
+        from fmm_nb.training import measurers
+
         root = Path(store or build_folder() / "store")
-        Store(root).train(specs, workers)
+        Store(root).train(specs, cores() if workers is None else workers)
         for spec in specs:  # one by one, for they may be many: what is damaged is trained anew, with a warning
             Store(root).trained([spec])
-        found = spread(partial(_measured, measure, version, root), specs, workers)
+        found = spread(partial(_measured, measure, version, root), specs, measurers() if workers is None else workers)
         return tqdm(found, total=len(specs), desc="measuring", unit="net", disable=None)
 
     found = kept(name, {spec.key: spec for spec in nets}, version, fresh, scale, out)
@@ -323,10 +325,8 @@ class Study:
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
         "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured, on all cores or a GPU."
-        from fmm_nb.training import measurers
-
         nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]
-        return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=measurers())
+        return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=None)
 
     def banner(self) -> str:
         "What was run, in one line of markdown."

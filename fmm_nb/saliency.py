@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batches import drawn
+from .batches import draw_all
 from .errors import InputError, unknown, whole_number
 from .fullgrad import class_of, classes, decomposed, fullgrad_terms, images_first, one_an_image
 from .gates import Gated, evaluation, frozen_gates, gates_of, read_gates
@@ -149,7 +149,7 @@ def noisy_copies(
     "Copies of images, each with normal noise."
     deviation = noise * (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True))
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + place) for place in range(len(x))]
-    draws = drawn(lambda generator: torch.randn((samples, *x.shape[1:]), generator=generator, dtype=torch.float64), generators, x.device)
+    draws = draw_all(lambda generator: torch.randn((samples, *x.shape[1:]), generator=generator, dtype=torch.float64), generators, x.device)
     return x + deviation * torch.stack(list(draws), 1).to(x)
 
 # %% ../nbs/lib/20_saliency.ipynb #2f36bcb7

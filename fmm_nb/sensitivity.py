@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .batches import drawn, stream
+from .batches import draw_all, stream
 from .errors import InputError, unknown, whole_number
 from .gates import evaluation
 
@@ -264,7 +264,7 @@ def output_sensitivities(
             before = _readings(logits_of(model, x[part]))
             clean.add(before)
             shape = x[part].shape
-            for draw, values in enumerate(drawn(lambda chance: chance.standard_normal(shape, "float32"), generators, x.device)):
+            for draw, values in enumerate(draw_all(lambda chance: chance.standard_normal(shape, "float32"), generators, x.device)):
                 noise = _stretched(torch.from_numpy(values).to(x), unit)
                 for sigma in sigmas:
                     after = _readings(logits_of(model, x[part].add(noise, alpha=sigma)))

@@ -150,7 +150,7 @@ def _train_missing(folder: Path, specs: list[Spec], device: str) -> None:
     "Train and write nets whose locks are held, from their checkpoints on."
     from fmm_nb.training import train_many
 
-    for trained in train_many(specs, _images(specs[0].data), device, 1, folder) if specs else []:
+    for trained in train_many(specs, _images(specs[0].data), device, workers=1, checkpoints=folder) if specs else []:
         write_net(folder, trained)
         (folder / f"{trained.spec.key}.checkpoint").unlink(missing_ok=True)
 

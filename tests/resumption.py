@@ -2,7 +2,7 @@
 
     python tests/resumption.py     writes data/results/torture/resumption.csv
 
-On a CPU all distances are zero. A GPU adds numbers up in an order that changes from run to run, and chooses its ways anew in each.
+On a CPU all distances are zero. A GPU adds numbers up in an order that can change from run to run. All runs are of one process, and too short to be compiled.
 """
 import tempfile
 from dataclasses import replace
@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fmm_nb import graphs
+from fmm_nb import graphs, loop
 from fmm_nb.batches import parts
 from fmm_nb.data import load
 from fmm_nb.loop import Training, arithmetic
@@ -57,7 +57,7 @@ def compared(one, other):
 
 
 def main():
-    graphs.CHECKPOINT_SECONDS, rows, images = 0, [], load("mnist_mini")
+    loop.CHECKPOINT_SECONDS, rows, images = 0, [], load("mnist_mini")
     for model, precision in product(("cnn", "am"), ("bfloat16", "float32", "float64")):
         specs = [Spec(model, "mnist_mini", replace(RECIPE, precision=precision), seed, IMAGES) for seed in range(SEEDS)]
         whole, again, resumed = trained(specs, images), trained(specs, images), trained(specs, images, RECIPE.epochs // 2)

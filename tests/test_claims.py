@@ -162,7 +162,7 @@ def test_a_claim_is_traced_to_its_nets(build):
     assert lines[0] == "M20: undecided, no evidence (scale smoke)" and sum(line.startswith("net ") for line in lines) == 2 * 6
 
 
-ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "images": "", "depends_on": "", "note": "", "seen": ""}
+ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "in_part": "", "depends_on": "", "note": "", "seen": ""}
 ROW |= dict.fromkeys(["measured", "low", "high", "detectable", "support", "contradict"], np.nan)
 
 

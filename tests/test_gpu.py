@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 
 pytestmark = pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler says that they are left unused: so it is meant
 
-from fmm_nb import graphs
+from fmm_nb import graphs, loop
 from fmm_nb.batches import parts
 from fmm_nb.data import load
 from fmm_nb.graphs import run_together
@@ -90,7 +90,7 @@ def test_a_training_that_diverges_leaves_the_others_alone(digits):
 
 
 def test_an_interrupted_group_goes_on_from_its_checkpoints(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(graphs, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     specs = [replace(RECIPES["augmented, mixup"], seed=seed) for seed in range(2)]
     files = {spec: tmp_path / spec.key for spec in specs}
     whole, stopped, resumed = ([Training(spec, parts(spec, digits, "cuda"), "cuda") for spec in specs] for _ in range(3))
@@ -158,7 +158,8 @@ def test_measures_say_on_a_gpu_what_they_say_on_a_cpu(digits):
         yield output_sensitivities(net, x, (0.1,), 2)[0.1]
         yield landscape(net, x, y, "cross_class", 4, 60)
         yield {"switches": sum(transitions(net, Paths(ellipse_weights(60), x[None, :3])[:]).values())}
-        yield {name: value.double().mean().item() for way in (attention_weights(net, x[:20]), channel_importance(net, x[:20])) for name, value in way.items()}
+        for way in (attention_weights, channel_importance):
+            yield {name: value.double().mean().item() for name, value in way(net, x[:20]).items()}
 
     for one, other in zip(told(net, x, y), told(deepcopy(net).to("cuda"), x.cuda(), y.cuda()), strict=True):
         assert one == pytest.approx(other, rel=1e-6, nan_ok=True)

@@ -161,7 +161,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, net, monk
 def test_nets_of_one_program_are_trained_together_and_once(tmp_path, monkeypatch):
     pair = [SPEC, replace(SPEC, seed=1)]
     calls = []
-    monkeypatch.setattr(training, "train_many", lambda specs, images, device, *rest: calls.append(specs) or [train(spec, images, device) for spec in specs])
+    monkeypatch.setattr(training, "train_many", lambda specs, images, device, **rest: calls.append(specs) or [train(spec, images, device) for spec in specs])
     assert train_group(tmp_path, pair, "cpu") is None and train_group(tmp_path, pair, "cpu") is None
     assert calls == [pair] and all(map(Store(tmp_path).has, pair))
 
