@@ -542,6 +542,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                                                                 'fmm_nb/models_residual.py')},
             'fmm_nb.objections': { 'fmm_nb.objections._cell': ('lib/objections.html#_cell', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections._numbers': ('lib/objections.html#_numbers', 'fmm_nb/objections.py'),
+                                   'fmm_nb.objections._with_controls': ('lib/objections.html#_with_controls', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.as_attention': ('lib/objections.html#as_attention', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.best_snapshots': ('lib/objections.html#best_snapshots', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.caveats': ('lib/objections.html#caveats', 'fmm_nb/objections.py'),

@@ -93,7 +93,8 @@ def hostile_table(lines: pd.DataFrame) -> str:
     for (id, data), group in lines.groupby(["claim", "data"], sort=False):
         judged = group.side.iloc[0]
         texts = [_cell(id, row, judged) for row in group.itertuples()]
-        table.append(f"| {id}, {set_name(data)} | {' | '.join(texts)} |")
+        lower = group.scale.iloc[0] if "scale" in group else ""
+        table.append(f"| {id}, {set_name(data)}{lower and f', scale {lower}'} | {' | '.join(texts)} |")
     return "\n".join(table)
 
 
@@ -137,17 +138,26 @@ AGAINST = ("M14", "M15", "M30", "M35", "M37", "M38", "M40")  # claims that compa
 
 
 def controls(found: Findings, ids: tuple[str, ...] = AGAINST) -> pd.DataFrame:  # as `hostile`; the objection is a control
-    "What each control does, against the vanilla net, to the measures of some claims."
+    "What each control does, against the vanilla net, to the measures of some claims; `scale` is told where it is not the claim's own."
     lines = []
     for claim in (CLAIMS[id] for id in ids if found.claims.scale[id]):
-        rows = found.tables[found.claims.scale[claim.id]].get(claim.experiment, pd.DataFrame({"data": []}))
-        arm, plain = two_arms(contrasts(claim.comparators)[0])
         for data in claim.data:
-            part = rows[rows.data.map(whole_set, na_action="ignore") == data]
-            seen = {label(name): measured(part, claim.primary, {re.sub("^am", name, arm): 1.0, plain: -1.0}) for name in CONTROLS}
+            scale, seen = _with_controls(found, claim, data)
+            where = {"claim": claim.id, "data": data, "scale": "" if scale == found.claims.scale[claim.id] else scale}
             judged = seen[label("am")]
-            lines += [{"claim": claim.id, "data": data, "objection": name} | _numbers(one, judged) for name, one in seen.items() if judged]
-    return pd.DataFrame(lines, columns=["claim", "data", "objection", "difference", "low", "high", "side"])
+            lines += [where | {"objection": name} | _numbers(one, judged) for name, one in seen.items() if judged]
+    return pd.DataFrame(lines, columns=["claim", "data", "scale", "objection", "difference", "low", "high", "side"])
+
+
+def _with_controls(found: Findings, claim: Claim, data: str) -> tuple[str, dict[str, Effect | None]]:
+    "A scale, and what attention and its controls do there: the claim's own, or the next below at which some control was run."
+    arm, plain = two_arms(contrasts(claim.comparators)[0])
+    names, tried = list(reversed(found.tables)), []  # from the largest scale
+    for scale in names[names.index(found.claims.scale[claim.id]) :]:
+        rows = found.tables[scale].get(claim.experiment, pd.DataFrame({"data": []}))
+        part = rows[rows.data.map(whole_set, na_action="ignore") == data]
+        tried.append((scale, {label(name): measured(part, claim.primary, {re.sub("^am", name, arm): 1.0, plain: -1.0}) for name in CONTROLS}))
+    return next((one for one in tried if sum(map(bool, one[1].values())) > 1), tried[0])
 
 
 def as_attention(lines: pd.DataFrame) -> str:
@@ -159,7 +169,8 @@ def as_attention(lines: pd.DataFrame) -> str:
     if not len(apart):
         return "Attention is apart from the plain net by no measure that was run."
     same = f"apart on the same side are: {'; '.join(told)}" if told else "no control was run"
-    return f"Attention is apart from the plain net on {len(apart)} of {len(lines[lines.objection == attention])} measures and image sets; {same}."
+    lower = f" Of all, {len(below)} are told at scale {' or '.join(dict.fromkeys(below.scale))}, for at the claim's own no control was run." if len(below := lines[(lines.objection == attention) & (lines.scale != "")]) else ""
+    return f"Attention is apart from the plain net on {len(apart)} of {len(lines[lines.objection == attention])} measures and image sets; {same}.{lower}"
 
 # %% ../nbs/lib/55_objections.ipynb #32394853
 def over_all(claims: pd.DataFrame) -> list[str]:  # ids
