@@ -229,7 +229,7 @@ def train(
     data: str | Path,  # a folder with train/CLASS/ and val/CLASS/
     out: str | Path,  # for state.pt and log.csv; a training that stands there goes on
     recipe: Recipe = Recipe(),
-    workers: int = 8,  # processes that read pictures, beside each that trains
+    workers: int = 8,  # processes that read pictures, beside each that trains; with any, a script guards its main module
     progress=lambda row: None,  # called in the first process with each row of the result, once it is kept
 ) -> pd.DataFrame:  # a row an epoch; accuracies are shares
     """Train to the end, as one of the processes that `torchrun` started, or alone.

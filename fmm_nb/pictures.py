@@ -19,6 +19,7 @@ from .data import ImageSet
 from .errors import InputError
 from .files import writable_folder
 from .vision import prepare_torchvision
+from .workers import fork_server
 
 prepare_torchvision()
 from torchvision import transforms
@@ -125,6 +126,7 @@ def loaders(
     test = Pictures(data / "val", test_view(recipe.image_size), recipe.seed)
     places = Places(train, processes, rank, seed=recipe.seed, drop_last=True)
     how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "pin_memory": pinned}
+    how |= {"multiprocessing_context": fork_server("fmm_nb.pictures") if workers else None}  # processes that train together have threads that talk
     how["generator"] = torch.Generator()  # the loaders' own, else they would draw from the nets'
     tests = DataLoader(test, sampler=[(0, i) for i in range(rank, len(test), processes)], **how)
     return DataLoader(train, sampler=places, drop_last=True, persistent_workers=workers > 0, **how), tests
