@@ -19,7 +19,7 @@ from fmm_nb.cli import main, parser
 from fmm_nb.data import load
 from fmm_nb.imagenet import Recipe, finished, keep_log
 from fmm_nb.judgement import CLAIMS, evidence
-from fmm_nb.pictures import write_pictures
+from fmm_nb.pictures import loaders, write_pictures
 from fmm_nb.rules import decide
 
 EPOCHS = 6
@@ -62,6 +62,12 @@ def end(process):
     "Exit code, output and errors of a process that must end soon."
     out, errors = process.communicate(timeout=300)
     return process.returncode, out, errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems start processes afresh")
+def test_who_reads_pictures_is_forked_from_no_process_with_threads(pictures):
+    for batches in loaders(pictures, Recipe(batch_size=20, image_size=32), 1, 0, 1, pinned=False):
+        assert batches.multiprocessing_context.get_start_method() == "forkserver"
 
 
 def epochs_in(log):
