@@ -103,7 +103,7 @@ def fused(training: Training) -> partial:
     if isinstance(training.model, ToyNet) and training.spec.protocol.precision != "float64":
         from fmm_nb.first_layer import quicken  # needs Triton, which is there where CUDA is
 
-        quicken(training.model.features[0], training.parts.shape["image_size"])
+        quicken(training.model.features[0], training.parts.shape["image_size"], training.precision == "bfloat16")
     return partial(torch.compile(given.func, dynamic=False), *given.args)
 
 # %% ../nbs/lib/15_graphs.ipynb #b7087cd3

@@ -107,27 +107,26 @@ def test_an_interrupted_group_goes_on_from_its_checkpoints(digits, tmp_path, mon
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("images", [(7, 1, 28, 28), (400, 1, 32, 32)])
+@pytest.mark.parametrize("images", [(7, 1, 28, 28), (400, 1, 32, 32), (400, 3, 32, 32)])
 @pytest.mark.parametrize("channels", [32, 33])
 def test_the_first_layer_is_convolution_activation_mean_and_pooling(channels, images, half, relu):
-    from fmm_nb.first_layer import first_layer
+    from fmm_nb.first_layer import distances, right
 
-    torch.manual_seed(0)
-    x, conv = torch.randn(images, device="cuda"), torch.nn.Conv2d(1, channels, 3, padding=1).cuda().to(memory_format=torch.channels_last)
-    pooled, means = first_layer(x, conv.weight, conv.bias, relu, half)
-    flow = torch.randn_like(pooled), torch.randn_like(means)
+    assert right(images, channels, relu, half), distances(images, channels, relu, half)
 
-    def plain(dtype):
-        weight, bias = (p.detach().to(dtype).requires_grad_() for p in conv.parameters())
-        y = torch.nn.functional.conv2d(x.to(dtype), weight, bias, padding=1)
-        y = y.relu() if relu else y
-        ends = [torch.nn.functional.max_pool2d(y, 2), y.mean((2, 3))]
-        return [*ends, *torch.autograd.grad(ends, [weight, bias], [value.to(dtype) for value in flow])]
 
-    found, exact = [pooled, means, *torch.autograd.grad([pooled, means], list(conv.parameters()), flow)], plain(torch.float64)
-    apart = lambda values: torch.stack([(one.double() - other).norm() / other.norm() for one, other in zip(values, exact, strict=True)])
-    # in bfloat16 places of a pool are as large as one another: which of them takes the gradient differs from float64 in the library's operations too
-    assert (apart(found) < (1.5 * apart(plain(torch.bfloat16)) if half else 1e-5)).all()
+def test_a_first_layer_that_is_wrong_is_not_used(monkeypatch):
+    from fmm_nb import first_layer
+    from fmm_nb.models import create_model
+
+    block, plain = (create_model("am").features[0] for _ in range(2))
+    monkeypatch.setattr(first_layer, "right", lambda *case: False)
+    with pytest.warns(UserWarning, match="the library's operations are used"):
+        first_layer.quicken(block, 28, True)
+    assert block.pooled is plain.pooled
+    monkeypatch.undo()
+    first_layer.quicken(block, 28, True)
+    assert block.pooled is first_layer.first_pooled
 
 
 @pytest.mark.parametrize("name", ["cnn", "am", "am_static", "cnn_matched"])
