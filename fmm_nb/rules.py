@@ -23,9 +23,10 @@ class Evidence:
     contradict: float  # p of the claim being true: small speaks against it
     effect: Effect | None = None  # what was measured, where it is one number
     note: str = ""
-    depends_on: str = ""  # the choices of measure under which the effect has another sign, or an interval that holds zero
+    depends_on: str = ""  # the choices of measure under which the effect is reversed, has another sign, or an interval that holds zero
     whole: bool = True  # whether all that the claim needs was run
     seen: str = ""  # of a check: what it was made on
+    effects: tuple[Effect, ...] = ()  # of several numbers: all that were measured
 
 # %% ../nbs/lib/25_rules.ipynb #35f484be
 def difference(found: Effect, direction: int, margin: float) -> Evidence:
@@ -55,7 +56,8 @@ def all_of(parts: list[Evidence | None]) -> Evidence | None:
     weakest = max(parts, key=lambda part: part.support)
     depends_on, seen = ("; ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*[(part.depends_on, part.seen) for part in parts]))
     whole = not missing and all(part.whole for part in parts)
-    return Evidence(weakest.support, float(min(holm([part.contradict for part in parts]))), None, f"{len(run)} of {len(parts)} parts were run", depends_on, whole, seen)
+    against, effects = float(min(holm([part.contradict for part in parts]))), tuple(part.effect for part in run if part.effect)
+    return Evidence(weakest.support, against, None, f"{len(run)} of {len(parts)} parts were run", depends_on, whole, seen, effects)
 
 # %% ../nbs/lib/25_rules.ipynb #56e6b800
 def causal(

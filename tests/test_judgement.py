@@ -8,7 +8,7 @@ import pytest
 
 from fmm_nb import judgement, rules
 from fmm_nb.comparisons import measured
-from fmm_nb.judgement import CLAIMS, OPEN, Claim, at_equal_loss, at_loss, cells, decided, depends_on, equal_loss, evidence, judge, log_ratio, read_claims, units, variants
+from fmm_nb.judgement import CLAIMS, OPEN, REVERSED, Claim, at_equal_loss, at_loss, cells, decided, depends_on, equal_loss, evidence, judge, log_ratio, read_claims, units, variants
 from fmm_nb.rules import Evidence
 from fmm_nb.statistics import effect
 
@@ -97,15 +97,17 @@ def test_a_ratio_is_asked_for_by_column():
 def test_variants_that_turn_an_effect_or_open_it_are_named():
     rows = rows_of(am=UP, cnn=DOWN).assign(**{f"{ACCURACY}__as_it_is": [*UP, *DOWN], f"{ACCURACY}__other_sign": [*DOWN, *UP], f"{ACCURACY}__with_noise": [9.0, -9.0, 2.0, 1.0, 1.0, 0.0], f"{ACCURACY}__not_run": np.nan, "other__variant": [*DOWN, *UP]})
     wanted, found = {"am": 1.0, "cnn": -1.0}, effect(UP, DOWN)
-    assert depends_on(claim("difference", ""), rows, wanted, found) == "other sign, with noise" + OPEN
+    assert depends_on(claim("difference", ""), rows, wanted, found) == f"other sign{REVERSED}, with noise{OPEN}"
     assert depends_on(claim("equivalence", ""), rows, wanted, found) == "other sign"
     open_already = replace(found, low=0.0)
     assert depends_on(claim("difference", ""), rows, wanted, open_already) == depends_on(claim("difference", ""), rows, wanted, replace(found, low=-1.0)) == "other sign"
     assert depends_on(claim("difference", ""), rows, wanted, replace(found, difference=0.0)) == "with noise" + OPEN
     assert depends_on(claim("difference", ""), rows, {"am": 1.0, "cnn": -1.0}, replace(found, difference=-1.0, low=-2.0, high=0.0)) == "as it is"
-    assert depends_on(claim("mediation", ""), rows, wanted, found) == "other sign, with noise" + OPEN
+    opposite = rows.assign(**{f"{ACCURACY}__with_noise": [9.0, -9.0, 0.0, 2.0, 1.0, 1.0]})
+    assert "with noise" + OPEN in depends_on(claim("difference", ""), opposite, wanted, found)  # another sign, and zero within
+    assert depends_on(claim("mediation", ""), rows, wanted, found) == f"other sign{REVERSED}, with noise{OPEN}"
     turned = rows.assign(way=[json.dumps([[1.0, 0.0], [0.5, value + 0.01 * seed]]) for value, seed in zip([1.0] * 3 + [5.0] * 3, rows.seed)])
-    assert depends_on(claim("difference", ""), turned, wanted, found).endswith("equal training loss")
+    assert depends_on(claim("difference", ""), turned, wanted, found).endswith("equal training loss" + REVERSED)
     assert "equal" not in depends_on(claim("difference", ""), turned, {"am": 1.0, None: -2.0}, found)
     logs = rows.rename(columns=lambda name: name.replace(ACCURACY, "height"))
     assert depends_on(claim("difference", "", primary="log height"), logs, wanted, found).startswith("other sign")
@@ -163,7 +165,7 @@ def test_a_share_is_its_rule(comparators, direction, bound, towards, column, yes
     assert ps(found) == pytest.approx(ps(rules.proportion(np.array(values), towards, bound, yes_no)))
     assert evidence(claim("proportion", comparators, direction, primary=column), rows.iloc[:1]) is None
     turned = rows.assign(**{f"{column}__strict": [0.1, 0.2, 0.3]})
-    assert evidence(claim("proportion", comparators, direction, primary=column), turned).depends_on == "strict"
+    assert evidence(claim("proportion", comparators, direction, primary=column), turned).depends_on == "strict" + ("" if yes_no else REVERSED)
 
 
 def test_a_cause_is_every_comparison_at_equal_epochs_and_at_equal_loss():
@@ -173,7 +175,8 @@ def test_a_cause_is_every_comparison_at_equal_epochs_and_at_equal_loss():
     pairs = [(UP, DOWN), (UP, (2.5, 2.6, 2.9)), ((4.0, 4.2, 4.1), (3.0, 3.1, 3.4)), ((4.0, 4.2, 4.1), (3.0, 3.6, 3.5))]
     effects = [effect(a, b) for a, b in pairs]
     found = evidence(wanted, level)
-    assert found == rules.causal([rules.difference(e, 1, 0.3).support for e in effects], [e.p_within(0.3) for e in effects]) and found.whole
+    plain = rules.causal([rules.difference(e, 1, 0.3).support for e in effects], [e.p_within(0.3) for e in effects])
+    assert found == replace(plain, effects=tuple(effects)) and found.whole
     assert evidence(wanted, level.assign(way=ways({"am": 0.4, "cnn": 0.7, "am_half": 0.5}, seeds=3).way)) != found  # ways come before the variant
     apart = evidence(wanted, rows)
     assert (apart.support, apart.note, apart.whole) == (1.0, "not comparable at equal training loss", True)
@@ -191,7 +194,7 @@ def test_a_cause_gives_no_p_to_what_diverged_or_has_no_scatter_and_names_choices
     gone = level.assign(diverged_at=[np.nan] * 8 + [1.0])
     assert evidence(wanted, gone).contradict == pytest.approx(rules.causal([0.0], [ends[0], 1.0, 1.0, 1.0]).contradict)
     named = rows_of(am=UP, cnn=DOWN, am_half=(2.5, 2.6, 2.9)).assign(**{f"{ACCURACY}__best": [*DOWN, *UP, *UP]})
-    assert evidence(wanted, named).depends_on == "best"
+    assert evidence(wanted, named).depends_on == "best" + REVERSED
 
 
 @pytest.mark.parametrize("kind, some", [("weak", False), ("some", True)])
@@ -235,14 +238,14 @@ def test_image_sets_have_their_own_rows_and_margins_and_say_what_they_depend_on(
         cells(replace(on_two, margins=(0.1, 0.2, 0.3)), both)
     assert evidence(replace(on_two, data=("stl10",), margins=(0.1,)), both) is None
     named = both.assign(**{f"{ACCURACY}__b": [*DOWN, *UP, *DOWN, *UP], f"{ACCURACY}__n": [9.0, -9.0, 3.0, 1.0, 1.0, 0.0] * 2})
-    assert [part.depends_on for part in cells(on_two, named)] == [f"MNIST: b, n{OPEN}"] * 2 + ["CIFAR-10: n"] * 2
-    assert cells(replace(on_two, data=("mnist",), margins=(0.1,)), named)[0].depends_on == f"b, n{OPEN}"
+    assert [part.depends_on for part in cells(on_two, named)] == [f"MNIST: b{REVERSED}, n{OPEN}"] * 2 + [f"CIFAR-10: n{OPEN}"] * 2
+    assert cells(replace(on_two, data=("mnist",), margins=(0.1,)), named)[0].depends_on == f"b{REVERSED}, n{OPEN}"
 
 
 def test_what_opens_one_comparison_and_turns_another_turns_the_claim():
     rows = rows_of(am=UP, cnn=DOWN, other=(1.0, 1.1, 1.3)).assign(**{f"{ACCURACY}__n": [2.0, 2.1, 2.2, 9.0, -9.0, 2.0, 5.0, 5.1, 5.2]})
     parts = cells(claim("difference", "am vs cnn; other"), rows)
-    assert [part.depends_on for part in parts] == ["n", "n"]
+    assert [part.depends_on for part in parts] == ["n" + REVERSED] * 2
 
 
 def test_a_conjunction_joins_what_is_known_and_what_cannot_be_tested_has_no_evidence():

@@ -217,7 +217,7 @@ def test_what_fails_with_addition_too_says_nothing_about_the_product():
 def test_a_share_in_training_mode_can_be_another():
     rows = depth_table(True, GROWTH, DECIDES)
     evidence = judge({"08_depth": rows.assign(not_converged__in_training=0.0)})["M63"][1]
-    assert evidence.depends_on == "in training" and not judge({"08_depth": rows})["M63"][1].depends_on
+    assert evidence.depends_on == "in training (reversed)" and not judge({"08_depth": rows})["M63"][1].depends_on
 
 
 @pytest.mark.parametrize(("growth", "word"), [(GROWTH, "supported"), (GROWTH | {"fmmnet_normalised": 1e14}, "undecided"), (GROWTH | {"fmmnet": 1.0}, "contradicted")])
