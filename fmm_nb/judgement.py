@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'CALLED', 'REVERSED', 'OPEN', 'AS_DRAWN', 'MATCHED', 'YES_NO', 'CELLS', 'GAINS', 'Claim', 'read_claims',
-           'variant', 'variants', 'at_loss', 'at_equal_loss', 'equal_loss', 'log_ratio', 'depends_on', 'diverged',
-           'units', 'cells', 'evidence', 'judge', 'decided']
+           'variant', 'variants', 'at_loss', 'at_equal_loss', 'equal_loss', 'log_ratio', 'depends_on', 'readings',
+           'diverged', 'units', 'cells', 'evidence', 'judge', 'decided']
 
 # %% ../nbs/lib/27_judgement.ipynb #fa59916d
 import csv
@@ -129,15 +129,20 @@ def log_ratio(
 # %% ../nbs/lib/27_judgement.ipynb #28e463bc
 def depends_on(claim: Claim, rows: pd.DataFrame, wanted: dict, found: Effect) -> str:
     "The variants of a claim's measure under which its effect has another sign, or does not stand apart from zero as it does, by name."
-    prefix = variant(claim.primary.removeprefix("log "), "")
+    apart = claim.kind != "equivalence" and not _holds_zero(found)
+    marks = {name: _mark(other, found, apart) for name, other in readings(claim.primary, rows, wanted).items()}
+    return ", ".join(name + mark for name, mark in marks.items() if mark is not None)
+
+
+def readings(primary: str, rows: pd.DataFrame, wanted: dict) -> dict[str, Effect]:
+    "The effect of a contrast under each variant of a measure that can be computed, by name; at equal training loss too."
+    prefix = variant(primary.removeprefix("log "), "")
     names = [column.removeprefix(prefix) for column in rows if column.startswith(prefix)]
-    others = {CALLED.get(name, name.replace("_", " ")): measured(rows, variant(claim.primary, name), wanted) for name in names}
+    found = {CALLED.get(name, name.replace("_", " ")): measured(rows, variant(primary, name), wanted) for name in names}
     pair = two_arms(wanted)
     if pair:
-        others["equal training loss"] = equal_loss(rows, *pair, claim.primary)
-    apart = claim.kind != "equivalence" and not _holds_zero(found)
-    marks = {name: _mark(other, found, apart) for name, other in others.items() if other}
-    return ", ".join(name + mark for name, mark in marks.items() if mark is not None)
+        found["equal training loss"] = equal_loss(rows, *pair, primary)
+    return {name: other for name, other in found.items() if other}
 
 
 CALLED = {  # variants of measures as the pages call them
