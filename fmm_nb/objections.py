@@ -71,7 +71,7 @@ def hostile(found: Findings, ids: tuple[str, ...] = MAIN) -> pd.DataFrame:  # cl
         lines += _lines(claim, data, otherwise(claim, rows, *pair))
     return pd.DataFrame(lines, columns=COLUMNS)
 
-
+# %% ../nbs/lib/55_objections.ipynb #15e1054b
 COLUMNS = ["claim", "data", "objection", "difference", "low", "high", "side"]
 
 
