@@ -193,7 +193,7 @@ ADVICE = [  # (id, words, advice)
     ("M15", ("contradicted", "reversed", "smaller"), "Do not count on a gate for accuracy in a small net without normalisation. If you try one, choose its learning rate anew: a gate below one shrinks what passes and the gradient with it."),
     ("M15", ("undecided",), "Nothing here speaks for a gate in a small net without normalisation, nor against it. If you try one, choose its learning rate anew: a gate below one shrinks what passes and the gradient with it."),
     ("M26", ("contradicted", "undecided"), "Before a gate that looks at its input, try the same net with a constant or learned factor, and a slightly wider net: what is left over is what attention is worth to you."),
-    ("M9", ("supported",), "Do not read attention weights as importance; remove channels, or take gradients."),
+    ("M9", ("supported",), "Do not read attention weights as importance: of that they say little. Remove channels, or take gradients."),
     ("M42", ("contradicted", "undecided"), "If you want a net that is less sensitive, first ask whether its logits are merely smaller: a constant gate makes them so."),
     ("M55", ("contradicted", "reversed", "smaller"), "Keep the sum of a residual block."),
     ("M63", ("supported",), "Where you want a product in the main path, keep it near one at the start, or add it beside the shortcut."),
