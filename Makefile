@@ -5,6 +5,7 @@
 # make coverage  whether tests take every branch of what keeps nets and decides claims (two minutes)
 # make lab     open JupyterLab
 # make bundle  pack the study for a GPU machine without a network; make gpu-run  there: eight minutes of it (MINUTES=8)
+# make clean   remove what is made again in minutes; trained nets and results stay
 # make venv LOCKED=1   the packages of .venv by their hashes (requirements.lock); then make test and make paper take these
 # Both of the first need only Python 3.11 or newer, a package index and this file: they make .venv themselves.
 PY      ?= python3
@@ -18,7 +19,7 @@ SHELL   := /bin/bash
 .PHONY: paper test bench torture coverage lab bundle gpu-run venv clean
 .DEFAULT_GOAL := paper
 
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PYTHONHASHSEED := 0
 export JUPYTER_PREFER_ENV_PATH := 1
 export MPLBACKEND := Agg
@@ -98,8 +99,10 @@ MINUTES ?= 8
 gpu-run: export PYTHONPATH := $(CURDIR):$(CURDIR)/build/gpu-site
 gpu-run: export FMM_DATA := $(CURDIR)/images
 gpu-run:
-	@test -d build/gpu-site || $(PY) -m pip install -q --no-index --no-deps --no-compile --target build/gpu-site wheels/*.whl
+	@test -f build/gpu-site/installed || { $(PY) -m pip install -q --upgrade --no-index --no-deps --no-compile --target build/gpu-site wheels/*.whl && touch build/gpu-site/installed; }
 	@$(PY) -c 'import sys; from fmm_nb.cli import main; sys.exit(main())' slice $(PAGES) --scale paper --minutes $(MINUTES) --workers $$(nproc)
 
+# trained nets and results of runs take hours: they stay (build/store, build/SCALE, build/imagenet)
 clean:
-	rm -rf '$(VENV)' build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf '$(VENV)' dist *.egg-info .pytest_cache .hypothesis
+	@test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name store ! -name smoke ! -name cpu ! -name paper ! -name imagenet -exec rm -rf {} +

@@ -18,7 +18,7 @@ import pandas as pd
 from . import rules
 from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
-from .files import build_folder, published_folder
+from .files import build_folder, need_repository, published_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
 from .plan import EXPERIMENTS, SCALES, by_arm, scale_of, sizes_of
 from .results import PARTS, known_rows, one_precision, together, whole_set
@@ -34,8 +34,9 @@ def tables_of(
     scale: str,
     build: Path | None = None,  # None: build/
 ) -> dict[str, pd.DataFrame]:  # experiment → rows; only of those that have some
-    "The rows of the experiments that decide claims, at a scale; raises `InputError` for one that does not exist."
+    "The rows of the experiments that decide claims, at a scale; raises `InputError` for one that does not exist, and where no rows come along."
     scale_of(scale)
+    need_repository("a verdict, which rests on published rows,")
     return tables_in([published_folder(scale) / "rows", (build or build_folder()) / scale / "rows"], scale)
 
 
@@ -243,7 +244,7 @@ def full(
     claim = CLAIMS[row["id"]]
     lines = [f"{claim.id}: {row['verdict']}" + (f" ({SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
     lines += [f"protocol: {claim.protocol}"] if claim.protocol not in ("", row["note"]) else []
-    lines += [f"rule: {claim.kind} of {claim.primary}: {claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
+    lines += [] if claim.kind == "untestable" else [f"rule: {claim.kind} of {claim.primary}: {claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
     numbers = [] if np.isnan(row["measured"]) else [f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"]
     numbers += [f"reported {claim.reported.replace(';', ', ')}"] if claim.reported else []
     lines += ["; ".join(f"{number} {row['unit']}".strip() for number in numbers)] if numbers else []
@@ -264,10 +265,17 @@ def trace(
 ) -> list[str]:  # lines for people, from the verdict down
     "What a claim's verdict at a scale rests on: page, rows and nets; for a conjunction, its parts."
     claim, tables = claim_of(id), tables_of(scale, build)
-    word = judge(tables)[claim.id][0] + ("" if SCALES[scale].evidence else ", no evidence")
+    return _traced(claim, scale, tables, {one: word for one, (word, _) in judge(tables).items()})
+
+
+def _traced(claim: Claim, scale: str, tables: dict[str, pd.DataFrame], words: dict[str, str]) -> list[str]:
+    "The lines of `trace`."
+    word = words[claim.id] + ("" if SCALES[scale].evidence else ", no evidence")
     lines = [f"{claim.id}: {word} (scale {scale})", f"decided by the page {claim.experiment}"]
+    if claim.kind == "untestable":
+        return [lines[0], claim.protocol]
     if claim.kind == "conjunction":
-        return lines + [line for part in claim.comparators.split("; ") for line in trace(part, scale, build)]
+        return lines + [line for part in claim.comparators.split("; ") for line in _traced(CLAIMS[part], scale, tables, words)]
     rows = tables.get(claim.experiment)
     if rows is None:
         return lines + ["no complete rows"]

@@ -131,8 +131,8 @@ _memory: ContextVar[dict | None] = ContextVar("fingerprints", default=None)  # i
 
 @contextmanager
 def looked_once():
-    "Within the block, or the function that this decorates, each image set is looked for once."
-    token = _memory.set({})
+    "Within the block, or the function that this decorates, each image set is looked for once; a block within another adds to what is known."
+    token = _memory.set({} if _memory.get() is None else _memory.get())
     try:
         yield
     finally:

@@ -205,7 +205,7 @@ def _with_controls(found: Findings, claim: Claim, data: str) -> list[tuple[str, 
         tried.append((scale, {label(name): measured(part, claim.primary, {re.sub("^am", name, arm): 1.0, plain: -1.0}) for name in CONTROLS}))
     return [tried[0], next((one for one in tried if sum(map(bool, one[1].values())) > 1), tried[0])]
 
-
+# %% ../nbs/lib/55_objections.ipynb #6941c18c
 def as_attention(lines: pd.DataFrame) -> str:
     "On how many measures on which attention is apart from the vanilla net each control lies on its side too, in words; none that turned."
     attention, every = label("am"), lines

@@ -7,17 +7,17 @@ __all__ = ['NAMES', 'PART', 'PLATFORMS', 'contents', 'Parts', 'bundle', 'fetched
 
 # %% ../nbs/lib/52_offline.ipynb #58c92663
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import InputError, whole_number
 from .files import build_folder, need_repository, writable_folder, written
+from .fingerprints import looked_once
 from .plan import EXPERIMENTS, experiment_of, scale_of, sizes_of
 from .sources import available, data_root, find
 
@@ -79,11 +79,13 @@ def bundle(
     wheels: Path | None = None,  # a folder; None: build/wheels, filled from a package index
     most: int = PART,  # MB of a part
 ) -> list[Path]:  # the parts
-    "Pack code, wheels and images for a machine without a network; what was in the folder is replaced."
+    "Pack code, wheels and images for a machine without a network; the parts of an earlier bundle are replaced."
+    scale_of(scale)  # before wheels are fetched
     out, most = out or build_folder() / "bundle", 10**6 * whole_number("most", most)
     files = contents(scale, wheels or fetched_wheels(build_folder() / "wheels"))
-    shutil.rmtree(out, ignore_errors=True)
-    parts = Parts(writable_folder(out), most)
+    for part in writable_folder(out).glob("part-*"):
+        part.unlink()
+    parts = Parts(out, most)
     with tarfile.open(fileobj=parts, mode="w|gz") as archive:
         for name, path in files.items():
             archive.add(path, name, recursive=False)
@@ -110,10 +112,14 @@ def run_slice(
     minutes: float = 8,
     workers: int = 2,
 ) -> bool:  # whether all is done
-    "Run as much of a scale as fits in some minutes; the same call goes on."
+    "Run as much of a scale as fits in some minutes; the same call goes on. Raises `InputError` for what no call can run."
+    need_repository("fmm slice")
+    if not 0 < minutes < 10**6:
+        raise InputError(f"minutes must be a number above 0, got {minutes!r}")
+    scale_of(scale), whole_number("workers", workers)
     deadline, done = time.monotonic() + 60 * minutes, True
-    for name in map(experiment_of, names or EXPERIMENTS):
-        words = ["run", name, "--scale", scale_of(scale) and scale, "--workers", str(workers)]
+    for name in [experiment_of(name) for name in names or EXPERIMENTS]:
+        words = ["run", name, "--scale", scale, "--workers", str(workers)]
         done &= _stopped_at(deadline, [sys.executable, "-c", "import sys; from fmm_nb.cli import main; sys.exit(main())", *words]) == 0
         if time.monotonic() > deadline:
             return False
@@ -121,15 +127,27 @@ def run_slice(
 
 
 def _stopped_at(deadline: float, command: list[str]) -> int:
-    "The exit code of a command that is interrupted, with all its processes, when time is up."
+    "The exit code of a command that is interrupted, with all its processes, when time is up, or when we are."
     process = subprocess.Popen(command, start_new_session=True)
-    for sign, patience in ((signal.SIGINT, max(0, deadline - time.monotonic())), (signal.SIGKILL, 10), (None, None)):
-        try:
-            return process.wait(patience)
-        except subprocess.TimeoutExpired:
+    try:
+        return process.wait(max(0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return _interrupt(process)
+    except BaseException:
+        _interrupt(process)
+        raise
+
+
+def _interrupt(process: subprocess.Popen) -> int:
+    "The exit code of a process that is told to stop, and killed with all that it started where it has not in ten seconds."
+    for sign, patience in ((signal.SIGINT, 10), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(patience)
 
 # %% ../nbs/lib/52_offline.ipynb #1b2c9e72
+@looked_once()
 def pack(
     scale: str,
     out: Path,  # the archive
@@ -155,14 +173,13 @@ def take_in(
     archive: Path,
     build: Path | None = None,  # None: build/
 ) -> int:  # files
-    "Unpack an archive of `pack` into the build folder: rows are added, what lies outside is refused with an `InputError`."
+    "Unpack an archive of `pack` into the build folder: rows are added; a damaged archive, or one that leads elsewhere, is an `InputError`."
+    from fmm_nb.downloads import beside, unpack
     from fmm_nb.results import append_rows, read_rows
 
     build = build or build_folder()
-    fresh = writable_folder(build / f".{archive.name}.part")
-    try:
-        with tarfile.open(archive) as opened:
-            _unpack(opened, fresh.resolve())
+    with beside(build) as folder:
+        fresh = unpack(archive, folder / "files")
         files = [path for path in sorted(fresh.rglob("*")) if path.is_file()]
         for path in files:
             target = build / path.relative_to(fresh)
@@ -171,20 +188,4 @@ def take_in(
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"{archive} is no archive of fmm slice: {error}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return len(files)
-
-
-def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
-    "Write the plain files of an archive below a folder; raises `TarError` for a name that leads elsewhere."
-    for member in archive:
-        path = (folder / member.name).resolve()
-        if not path.is_relative_to(folder):
-            raise tarfile.TarError(f"{member.name} leads out of it")
-        if member.isfile():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with archive.extractfile(member) as source, open(path, "wb") as target:
-                shutil.copyfileobj(source, target)

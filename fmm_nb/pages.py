@@ -13,10 +13,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, unknown
 from .files import build_folder, data_folder, need_repository, published_folder, read_json, sha256
 from .fingerprints import looked_once
-from .plan import EXPERIMENTS, LOG, experiment_of, scale_of, specs
+from .plan import EXPERIMENTS, LOG, SCALES, experiment_of, scale_of, specs
 from .specs import Spec
 from .store import Store
 
@@ -198,7 +198,7 @@ def explain(
 ) -> list[str]:  # lines for people; [] where nothing is to be said
     "Where something in the paper comes from, and what of that is out of date; raises `InputError` where there is no repository, so neither pages nor results."
     need_repository("fmm why")
-    stem = Path(name).stem if Path(name).suffix in (".svg", ".pdf", ".csv", ".ipynb", ".json") else name
+    stem = _maker(Path(name).name, scale, build or build_folder()) if Path(name).suffix in (".svg", ".pdf", ".csv", ".ipynb", ".json") else name
     if re.fullmatch(r"[MAma]\d+", stem):
         from fmm_nb.claims import claim_of, trace
 
@@ -208,6 +208,16 @@ def explain(
     if re.fullmatch(r"[+−-]?\d+(\.\d+)?", stem) and not pages:
         return origin(stem, scale, build)
     return why(stem, scale, build)
+
+
+def _maker(file: str, scale: str, build: Path) -> str:
+    "The page that makes a file of results, by what was made here at a scale or published at any; raises `InputError` for a file that none has made."
+    places = [(scale_of(scale) and scale, build), *((name, data_folder() / "results") for name in SCALES)]
+    pages = [Page(name, at, folder) for at, folder in places for name in (*EXPERIMENTS, "paper")]
+    makers = {path.name: page.name for page in pages for path in (page.target, *products(page))}
+    if file not in makers:
+        raise unknown("file", file, makers)
+    return makers[file]
 
 
 def possible(name: str, scale: str) -> bool:

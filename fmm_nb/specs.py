@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'MODELS_VERSION', 'MODELS', 'UNITS', 'FAMILIES', 'CHOICES', 'MOST', 'Family', 'family_of',
-           'list_names', 'Protocol', 'check_protocol', 'Spec', 'Arm', 'identity', 'differences', 'to_dict', 'from_dict']
+           'list_names', 'Protocol', 'check_protocol', 'Spec', 'plain_options', 'Arm', 'identity', 'differences',
+           'to_dict', 'from_dict']
 
 # %% ../nbs/lib/07_specs.ipynb #0f54c2ae
 import hashlib
 import json
 import re
 from dataclasses import dataclass, field, fields
-from numbers import Real
+from numbers import Number, Real
 
 from .errors import InputError, number_to, unknown, whole_number
 from .fingerprints import fingerprint
@@ -67,7 +68,7 @@ FAMILIES: dict[str, Family] = {
 def family_of(name: str) -> tuple[Family, dict]:
     "The family of a net and the arguments that its name states; raises `InputError` for a name of no family and no arm."
     for family in FAMILIES.values():
-        if match := re.fullmatch(family.pattern, name):
+        if match := re.fullmatch(family.pattern, str(name)):
             return family, {part: int(value) if value.isdecimal() else value for part, value in match.groupdict().items()}
     raise unknown("model", name, list_names(), see="fmm list models")
 
@@ -160,14 +161,27 @@ class Spec:
         object.__setattr__(self, "seed", whole_number("seed", self.seed, least=0, most=2**63 - 1))
         if self.n_train is not None:
             object.__setattr__(self, "n_train", whole_number("n_train", self.n_train))
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(self.options).items()}
-        object.__setattr__(self, "options", plain)  # a copy: what the caller does with theirs changes no key
+        if not isinstance(self.protocol, Protocol):
+            raise InputError(f"protocol must be a Protocol, for example Protocol(epochs=1), got {self.protocol!r}")
+        object.__setattr__(self, "options", plain_options(self.options))  # a copy: what the caller does with theirs changes no key
 
     @property
     def key(self) -> str:
         "Sixteen hexadecimal digits of `identity`: the name of this net on disk."
         text = json.dumps(identity(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def plain_options(options: dict) -> dict:
+    "Keywords of `create_model` as plain values, numpy's numbers and lists among them; raises `InputError` for what JSON cannot hold."
+    if not isinstance(options, dict):
+        raise InputError(f"options must be keywords of create_model, for example {{'reduction': 8}}, got {options!r}")
+    plain = {name: value.item() if isinstance(value, Number) and hasattr(value, "item") else tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    try:
+        json.dumps(plain)
+    except TypeError as error:
+        raise InputError(f"options must be plain values, which a key can be made of, got {options!r}") from error
+    return plain
 
 # %% ../nbs/lib/07_specs.ipynb #3ae65875
 @dataclass(frozen=True)

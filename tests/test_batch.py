@@ -136,6 +136,7 @@ def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, m
         ("publish --scale paper", "not published: "),
         ("data get mnst", "unknown data set 'mnst'; did you mean 'mnist'"),
         ("data check cifar100", "cifar100"),
+        ("why 04_nonsense.svg", "unknown file '04_nonsense.svg'"),
         ("why 98.7654", "no answer and no row at scale smoke reads 98.7654"),
         ("claims M99", "unknown claim 'M99'"),
         ("run 03 --scale paper", "mnist is not on this machine"),
@@ -249,3 +250,8 @@ def test_ctrl_c_is_one_line_and_no_search_for_garbage(capsys, monkeypatch):
     finally:
         gc.unfreeze()
     assert capsys.readouterr().err == "fmm: stopped; what was finished is kept, the same command goes on\n" * 2
+
+
+@pytest.mark.parametrize("file, page", [("04_curves.svg", "04_landscapes"), ("16_units.pdf", "16_bridge"), ("08_untrained.csv", "08_depth"), ("claims.csv", "paper"), ("figures/paper_learning.svg", "paper"), ("11_locality.ipynb", "11_locality")])
+def test_a_published_file_leads_to_the_page_that_makes_it(file, page, tmp_path):
+    assert pages.explain(file, "cpu", tmp_path) == pages.why(page, "cpu", tmp_path) != []

@@ -260,3 +260,4 @@ def test_claims_are_traced_by_their_kind(build):
     assert claims.trace("M7", "smoke", folder)[2:] == ["from 0 rows of rows/02_importance.csv, column tau"]  # which the rows have not
     assert {line.split()[2] for line in gain if line.startswith("net ")} <= {"am", "cnn", "am_static"}
     assert "column scores_order_agreement" in claims.trace("M5", "smoke", folder)[2]
+    assert claims.trace("M67", "smoke", folder) == ["M67: not tested, no evidence (scale smoke)", CLAIMS["M67"].protocol]

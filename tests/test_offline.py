@@ -1,9 +1,11 @@
 "The study on a machine without a network: bundle, slice, archive."
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +47,25 @@ def test_what_comes_back_twice_is_taken_in_once(tmp_path):
 
 
 def test_time_that_is_up_stops_a_slice(capfd):
-    assert not run_slice(["03", "05"], "smoke", minutes=0)
+    assert not run_slice(["03", "05"], "smoke", minutes=1e-9)
+
+
+@pytest.mark.parametrize("wrong, said", [({"minutes": 0}, "minutes"), ({"minutes": float("nan")}, "minutes"), ({"workers": 0}, "workers"), ({"scale": "tiny"}, "unknown scale"), ({"names": ["99"]}, "unknown experiment")])
+def test_a_slice_that_no_call_can_run_is_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        run_slice(**{"names": [], "scale": "smoke"} | wrong)
+
+
+def test_who_stops_a_slice_stops_what_it_runs(tmp_path):
+    child = "import os, time; open('pid.part', 'w').write(str(os.getpid())); os.replace('pid.part', 'pid'); time.sleep(600)"
+    code = f"import sys, time; from fmm_nb.offline import _stopped_at; _stopped_at(time.monotonic() + 600, [sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "pid").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize("name", ["../escaped.csv", "/tmp/escaped.csv"])
@@ -55,7 +75,7 @@ def test_an_archive_cannot_write_outside(name, tmp_path):
         member.size = 1
         archive.addfile(member, io.BytesIO(b"x"))
     build = tmp_path / "deep" / "build"
-    with pytest.raises(InputError, match="escaped.csv leads out of it"):
+    with pytest.raises(InputError, match="escaped.csv', which is (outside the folder|an absolute)"):
         take_in(tmp_path / "evil.tar.gz", build)
     assert not [path for path in tmp_path.rglob("escaped.csv")] and not Path("/tmp/escaped.csv").exists()
 
@@ -64,7 +84,8 @@ def test_an_archive_cannot_write_outside(name, tmp_path):
 def test_what_is_no_archive_is_named(text, tmp_path, capsys):
     (tmp_path / "x.tar.gz").write_bytes(text)
     assert main(["publish", "03", "--archive", str(tmp_path / "x.tar.gz")]) == 2
-    assert "x.tar.gz is no archive of fmm slice" in capsys.readouterr().err and not list(build_folder().glob(".x.tar.gz*"))
+    said = capsys.readouterr().err
+    assert "x.tar.gz: it is damaged" in said and said.count("\n") == 1 and not list(build_folder().glob(".unfinished*"))
 
 
 def test_unfinished_pages_bring_their_nets(tmp_path):
@@ -77,6 +98,21 @@ def test_unfinished_pages_bring_their_nets(tmp_path):
         (store / name).touch()
     with tarfile.open(pack("smoke", tmp_path / "a.tar.gz", tmp_path)) as archive:
         assert sorted(archive.getnames()) == sorted([f"store/{ours}.json", f"store/{ours}.safetensors", f"store/{begun}.checkpoint"])
+
+
+def test_a_bundle_of_no_scale_fetches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("fmm_nb.offline.fetched_wheels", lambda folder: pytest.fail("wheels were fetched"))
+    with pytest.raises(InputError, match="unknown scale"):
+        bundle("tiny", tmp_path)
+
+
+def test_a_bundle_replaces_its_parts_and_nothing_else(tmp_path):
+    for name in ("part-99", "letter.txt"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).touch()
+    (tmp_path / "wheels").mkdir()
+    parts = bundle("smoke", tmp_path / "out", tmp_path / "wheels")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"letter.txt", *(part.name for part in parts)}
 
 
 def test_a_wheel_that_cannot_be_had_is_named(tmp_path, monkeypatch):
