@@ -51,7 +51,8 @@ def one_rate(
     rates = {data: {spec.protocol.learning_rate for spec in nets if spec.data == data} for data in dict.fromkeys(spec.data for spec in nets)}
     if not rates or max(map(len, rates.values())) > 1:
         return ""
-    told = ", ".join(f"{min(rate):g} on {set_name(data)}" for data, rate in rates.items())
+    several = len(set().union(*rates.values())) > 1
+    told = ", ".join(f"{rate:g}" + (f" on {set_name(data)}" if several else "") for data, (rate,) in list(rates.items())[: None if several else 1])
     return f"All arms train at one learning rate ({told}), which was chosen for no other arm than {plain}: one that is behind may be so for its rate alone."
 
 # %% ../nbs/lib/63_remarks.ipynb #22d36783
