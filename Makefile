@@ -1,5 +1,5 @@
 # make paper   run what is missing and render the HTML edition (SCALE=smoke|cpu|paper, WORKERS=2)
-# make test    check everything
+# make test    check everything (WORKERS=4 where there are cores and memory for it)
 # make bench   training, measures and commands against plain ways and floors (nothing else should run meanwhile)
 # make torture kills, faults, crowds and damaged files, for an hour and a half; its record is data/results/torture
 # make coverage  whether tests take every branch of what keeps nets and decides claims (two minutes)
@@ -72,7 +72,7 @@ paper: $(VENV)/.installed
 	@$(VENV)/bin/fmm paper --scale $(SCALE) --workers $(WORKERS)
 
 test: $(VENV)/.installed
-	@$(PYTHON) tests/run_all.py
+	@$(PYTHON) tests/run_all.py $(if $(filter command,$(firstword $(origin WORKERS))),$(WORKERS))
 
 bench: $(VENV)/.installed
 	@$(PYTHON) tests/benchmarks/bench.py

@@ -1111,6 +1111,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.workers.died': ('lib/workers.html#died', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.end_with_parent': ('lib/workers.html#end_with_parent', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.ending': ('lib/workers.html#ending', 'fmm_nb/workers.py'),
+                                'fmm_nb.workers.environment': ('lib/workers.html#environment', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.fork_server': ('lib/workers.html#fork_server', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.own_core': ('lib/workers.html#own_core', 'fmm_nb/workers.py'),
                                 'fmm_nb.workers.spare_cores': ('lib/workers.html#spare_cores', 'fmm_nb/workers.py'),

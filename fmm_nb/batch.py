@@ -25,7 +25,7 @@ from .plan import EXPERIMENTS, core_seconds, experiment_of, scale_of, specs
 from .sources import find, reason
 from .specs import Spec, from_dict
 from .store import FailedTraining, Store, records
-from .workers import WORKER_ENVIRONMENT, batch_cores, end_with_parent, ending, own_core
+from .workers import WORKER_ENVIRONMENT, batch_cores, end_with_parent, ending, environment, own_core
 
 # %% ../nbs/lib/30_batch.ipynb #3ed70fca
 def execute(page: Page) -> str | None:
@@ -68,17 +68,15 @@ def _papermill(page: Page, output: Path) -> str | None:
         return f"{type(error).__name__}: {reason(error)}"
 
 # %% ../nbs/lib/30_batch.ipynb #a9dbd8fe
-PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": None}  # with a backend that is set kernels draw nothing
 
 
 def execute_all(pages: list[Page], workers: int) -> list[str]:
     "Execute pages in processes of their own; a line for each that failed."
-    os.environ.update(PAGE_ENVIRONMENT)
-    os.environ.pop("MPLBACKEND", None)  # else the kernels draw nothing
     if not pages:
         return []
     context = multiprocessing.get_context("spawn")
-    with batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent)) as pool:
+    with environment(PAGE_ENVIRONMENT), batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent)) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
         failures = []
         try:

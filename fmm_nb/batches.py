@@ -147,7 +147,8 @@ def shape_of(images: ImageSet) -> dict[str, int]:
 
 # %% ../nbs/lib/12_batches.ipynb #49b31de0
 def seen_as(protocol: Protocol, images: ImageSet) -> ImageSet:
-    "The images as a protocol shows them; raises `InputError` where squares of `shrink` pixels do not fill them."
+    "The images as a protocol shows them; raises `InputError` where they are not square, or squares of `shrink` pixels do not fill them."
+    shape_of(images)
     images = on_canvas(images, protocol.canvas) if protocol.canvas else images
     if protocol.shrink == 1:
         return images

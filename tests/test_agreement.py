@@ -134,7 +134,6 @@ def test_nothing_to_compare_is_nan_and_silent():
 
 def test_a_constant_is_constant_whatever_its_mean_is_rounded_to():
     a = np.full((1, 10), 0.1)
-    assert a.mean() != 0.1 or (a - a.mean() == 0).all()
     b = two(1, 10)[0]
     assert np.isnan(cosine(a, b, center=True)).all() and np.isnan(cosine(a.astype(np.float32) * 3, b, center=True)).all()
     rows = np.tile(np.random.default_rng(0).random(16), (999, 1))

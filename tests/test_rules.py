@@ -252,8 +252,9 @@ def test_weak_agreement_lies_between_none_and_half_the_yardstick(some, factor, w
 def test_a_committed_long_run_keeps_its_promises():
     with open(FILE, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(list(conditions()))
-    assert all(float(row["low"]) <= float(row["rate"]) <= float(row["high"]) for row in rows)
+    for row, (rule, truth, *sizes, word, low, high) in zip(rows, conditions(), strict=True):
+        assert [row["rule"], float(row["truth"]), row["word"]] == [rule, truth, word] and [float(row[name]) for name in ("spread", "n", "step", "margin")] == sizes
+        assert low <= float(row["rate"]) <= high
 
 
 def conditions():
