@@ -469,6 +469,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                'fmm_nb.models.ToyNet.forward': ('lib/models.html#toynet.forward', 'fmm_nb/models.py'),
                                'fmm_nb.models.ToyNet.quick': ('lib/models.html#toynet.quick', 'fmm_nb/models.py'),
                                'fmm_nb.models._check_sizes': ('lib/models.html#_check_sizes', 'fmm_nb/models.py'),
+                               'fmm_nb.models._plain_attention': ('lib/models.html#_plain_attention', 'fmm_nb/models.py'),
                                'fmm_nb.models._without_norms': ('lib/models.html#_without_norms', 'fmm_nb/models.py'),
                                'fmm_nb.models.builder_of': ('lib/models.html#builder_of', 'fmm_nb/models.py'),
                                'fmm_nb.models.count_macs': ('lib/models.html#count_macs', 'fmm_nb/models.py'),

@@ -264,7 +264,7 @@ def gates_of(model: nn.Module) -> dict[str, Gated]:
     "Every gate of a net by its name, ReLU's and those inside other gates included, in order of registration."
     return {name: module for name, module in model.named_modules() if isinstance(module, Gated)}
 
-# %% ../nbs/lib/10_gates.ipynb #daa308f0
+# %% ../nbs/lib/10_gates.ipynb #4bd6f350
 @contextmanager
 def evaluation(model: nn.Module):
     "Within the block a net is in evaluation mode; afterwards every module of it is in the mode that it was in."
@@ -272,10 +272,11 @@ def evaluation(model: nn.Module):
     try:
         yield model.eval()
     finally:
+        model.train(modes[0][1])  # a net may do more than note its mode
         for module, mode in modes:
             module.training = mode
 
-
+# %% ../nbs/lib/10_gates.ipynb #daa308f0
 @torch.no_grad()
 def read_gates(
     model: nn.Module,  # is read in evaluation mode

@@ -18,6 +18,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError, unknown, whole_number
@@ -31,7 +32,7 @@ GATES = ("none", "se", "constant", "static", "random")
 def toy_gate(
     kind: str,  # a name of `GATES`
     channels: int,  # C
-    combine: str = "mul",  # or "add"
+    combine: str = "mul",  # or "add", "normalised"
     shuffled: bool = False,  # the gate of another image
     **se,  # reduction, min_hidden, relu, squash of `SEGate`, for no other gate
 ) -> nn.Module:  # [N, C, H, W] → [N, C, H, W]
@@ -72,7 +73,8 @@ class Block(nn.Module):
     def quick(self, x: Tensor) -> Tensor:
         "The same numbers with fewer passes over large maps: pooled first where that changes nothing."
         held, ungated = getattr(self.gate, "held", None), isinstance(self.gate, nn.Identity)
-        known = ungated or getattr(getattr(self.gate, "gate", None), "sees", "unknown") in ("nothing", "means")
+        by_channel = getattr(getattr(self.gate, "gate", None), "sees", "unknown") in ("nothing", "means") and self.gate.combine in ("mul", "add")
+        known = ungated or by_channel
         relu, max_pool = isinstance(getattr(self.activation, "gate", None), ReLUGate), isinstance(self.pool, nn.MaxPool2d)
         if not (known and relu and max_pool) or isinstance(held, Tensor):
             return self(x)
@@ -131,7 +133,7 @@ class ToyNet(nn.Module):
         activation: str = "relu",  # a name that `unit` knows
         gate: str = "none",  # a name of `GATES`
         gate_first: bool = False,  # the gate before the activation
-        combine: str = "mul",  # the gate is multiplied; "add": added
+        combine: str = "mul",  # the gate is multiplied; "add": added; "normalised", see `gates.COMBINE`
         shuffled: bool = False,  # each image gets the gate of another
         reduction: int = 16,  # hidden units of SE: channels / reduction …
         min_hidden: int = 4,  # … but at least so many
@@ -141,7 +143,7 @@ class ToyNet(nn.Module):
         pooling: str = "max",  # at the end of each block; or "average"
     ):
         super().__init__()
-        _check_sizes(widths, kernel_size, padding, {"bias": bias, "batch_norm": batch_norm, "gate_first": gate_first})
+        _check_sizes(widths, kernel_size, padding)
         convs = [nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip((in_channels, *widths), widths)]
         features = widths[-1] * feature_size(image_size, kernel_size, padding, len(widths)) ** 2
         *convs, classifier = initialise([*convs, nn.Linear(features, num_classes)], initialisation)
@@ -156,17 +158,14 @@ class ToyNet(nn.Module):
         return self.classifier(reduce(lambda x, block: block.quick(x), self.features, x).flatten(1))
 
 # %% ../nbs/lib/11_models.ipynb #1a65e61e
-def _check_sizes(widths: tuple, kernel_size: int, padding: int, flags: dict) -> None:
-    "Raise `InputError` for sizes and switches that make no net."
+def _check_sizes(widths: tuple, kernel_size: int, padding: int) -> None:
+    "Raise `InputError` for sizes that make no net."
     if not isinstance(widths, (list, tuple)) or not widths:
         raise InputError(f"widths must be kernels a layer, for example (32, 64, 64), got {widths!r}")
     for width in widths:
         whole_number("widths", width, most=10**5)
     whole_number("kernel_size", kernel_size, most=99)
     whole_number("padding", padding, least=0, most=99)
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise InputError(f"{name} is True or False, got {flag!r}")
 
 # %% ../nbs/lib/11_models.ipynb #d994c200
 def feature_size(image_size: int, kernel_size: int, padding: int, blocks: int = 3) -> int:
@@ -183,11 +182,11 @@ INITIALISATIONS = {"torch": None, "he": nn.init.kaiming_normal_, "xavier": nn.in
 
 
 def initialise(parts: list[nn.Module], name: str) -> list[nn.Module]:
-    "The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero; \"torch\" changes nothing."
+    "The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero, but for layers with `keeps_start`; \"torch\" changes nothing."
     if name not in INITIALISATIONS:
         raise unknown("initialisation", name, INITIALISATIONS)
     for module in nn.ModuleList(parts).modules() if name != "torch" else []:
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not getattr(module, "keeps_start", False):
             INITIALISATIONS[name](module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -203,12 +202,26 @@ def count_macs(
     model: nn.Module,
     shape: tuple[int, int, int],  # (C, H, W) of one image
 ) -> int:  # convolutions and matrix products; elementwise operations count nothing
-    "Multiply-accumulates of one image's forward pass."
+    "Multiply-accumulates of one image's forward pass; raises `InputError` for a net with an LSTM."
+    if any(isinstance(module, nn.LSTM) for module in model.modules()):
+        raise InputError("the products within nn.LSTM cannot be counted: write its steps with nn.LSTMCell")
     parameter = next(model.parameters())
     x = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model), _without_norms(model):
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model), _without_norms(model), _plain_attention():
         model(x)
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    "Within the block attention is a row of matrix products, and none of torch's fused forms."
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager
@@ -270,10 +283,12 @@ def create_model(
     "A freshly drawn net, in training mode, or a trained one, in evaluation mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
     builder, stated, fixed = builder_of(str(name))
     shape = {n: whole_number(n, v, most=10**5) for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]}
-    known = inspect.signature(builder).parameters.keys() - fixed
-    for option in options:
+    known = {option: of.default for option, of in inspect.signature(builder).parameters.items() if option not in fixed}
+    for option, value in options.items():
         if option not in known:
             raise unknown("option", option, known)
+        if isinstance(known[option], bool) and not isinstance(value, bool):
+            raise InputError(f"{option} is True or False, got {value!r}")
     arm = stated | shape | options
     if arm.get("widths") == "matched":
         arm["widths"] = matched_widths(**arm)
@@ -281,4 +296,4 @@ def create_model(
         return builder(**arm)
     from fmm_nb.pretrained import with_weights
 
-    return with_weights(builder(**arm), name, pretrained, pretrained_seed)
+    return with_weights(builder(**arm), name, pretrained, pretrained_seed, options)

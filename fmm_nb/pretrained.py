@@ -22,12 +22,13 @@ def shipped() -> list[dict]:  # model, data, seed, scale, key, mean, std, test_a
 
 # %% ../nbs/lib/58_pretrained.ipynb #233cae66
 def with_weights(
-    net: nn.Module,  # of the same shape, changed in place
+    net: nn.Module,  # as `create_model` makes it, changed in place
     model: str,  # its name
     data: str,  # on which it was trained, "mnist" or "fashion_mnist"
     seed: int = 0,
+    options: dict | None = None,  # with which `net` was made, so that they can be refused
 ) -> nn.Module:  # in evaluation mode; `net.mean_std` is what its images are standardised by
-    "A net with trained weights; raises `InputError` where there are none, or not for its shape."
+    "A net with trained weights; raises `InputError` where there are none, or not for its shape, and for options: a net of that shape may be another one."
     from safetensors.torch import load_file
 
     whole_number("pretrained_seed", seed, least=0)
@@ -42,7 +43,7 @@ def with_weights(
     tensors = load_file(data_folder() / "weights" / f"{model}-{data}.safetensors")
     weights = {name.partition("/")[2]: value.float() for name, value in tensors.items() if name.startswith(f"{seed}/")}
     there = net.state_dict()
-    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in there.items()}:
+    if options or {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in there.items()}:
         raise InputError(f"the weights of {model} on {data} are for one channel, 28 pixels a side, 10 classes and no options: leave these as they are")
     net.load_state_dict(weights)
     net.mean_std = tuple(torch.tensor([rows[seed][name]]) for name in ("mean", "std"))

@@ -53,10 +53,12 @@ def fitting_size(
         return whole_number("batch_size", batch_size)
     return usual if x.device.type == "cpu" else usual * WIDER
 
-
+# %% ../nbs/lib/22_sensitivity.ipynb #c1a40110
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
-    "What a net says about a batch; raises `InputError` unless that is a row an image."
-    logits = model(x)
+    "What a net says about a batch; raises `InputError` unless that is a row an image, and for a BatchNorm without running statistics."
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in model.modules()):
+        raise InputError("a BatchNorm without running statistics lets an image depend on those beside it: give it running statistics")
+    logits = model(x.clone())  # a net may write over its input
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"{type(model).__name__} must give logits [N, K] for images {list(x.shape)}, got {given}")
@@ -102,7 +104,7 @@ def kept_bytes(
         return tensor.detach()  # itself, it would hold what holds it, and never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logits = logits_of(model, image.clone())  # a net may write over its input
+        logits = logits_of(model, image)
     activations = sum(size for place, size in kept.items() if place not in weights)
     return activations + 2 * logits.shape[1] * image.numel() * image.element_size()
 
@@ -126,7 +128,7 @@ def _gram(model: nn.Module, x: Tensor, unit: Tensor | None) -> tuple[Tensor, Ten
     "As `jacobian_gram`, for one batch."
     logits = logits_of(model, x)
     classes = logits.shape[1]
-    jacobian = x.new_empty(len(x), classes, x[0].numel())
+    jacobian = x.new_empty(len(x), classes, x[0].numel(), dtype=torch.promote_types(x.dtype, torch.float32))  # a product of halves would overflow
     for k in range(classes):
         row = torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < classes)[0]
         jacobian[:, k] = _stretched(row, unit).flatten(1)

@@ -259,7 +259,7 @@ def _switched(model: nn.Module, batches: Iterator[Tensor], seen: dict[str, Tenso
     counts, first, last = {}, {}, {}
     for points in batches:
         seen.clear()
-        model(points)
+        model(points.clone())  # a net may write over its input
         for name, now in seen.items():
             before = torch.cat([last.get(name, now[:1]), now[:-1]])
             counts[name] = counts.get(name, 0) + (now != before).sum().item()
@@ -298,7 +298,7 @@ def piece(
             for name, module in switches.items():
                 module.forward = partial(_noted, module, states[name])
             with torch.no_grad():
-                model(x)
+                model(x.clone())
             for name, module in switches.items():
                 module.forward = partial(_held, module, cycle(states[name]))  # each of its calls within a pass has its own state
             yield model

@@ -18,6 +18,8 @@ MEASURES = {
     "noise": lambda net, x: output_sensitivities(net, x, (0.1, 0.3), draws=2, batch_size=2),
 }
 
+UNTRACKED = nn.BatchNorm2d(2, track_running_stats=False)
+
 
 class Probe(nn.Module):
     "A net that keeps the sizes of its batches, and raises at the one asked for."
@@ -90,6 +92,34 @@ def test_an_image_has_its_own_jacobian(case, output):
     for size in (1, 4):
         torch.testing.assert_close(jacobian_norm(net, x, output, batch_size=size), whole)
     torch.testing.assert_close(jacobian_norm(net, x.flip(0), output).flip(0), whole)
+
+
+class Shifted(nn.Module):
+    "A net that writes over its input."
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5))
+
+
+def test_a_net_that_writes_over_its_input_is_measured_where_it_was_shown(case):
+    net, x = case
+    given = x.clone()
+    torch.testing.assert_close(jacobian_norm(Shifted(net), x), jacobian_norm(net, x - 0.5))
+    assert output_sensitivity(Shifted(net), x, draws=2) == pytest.approx(output_sensitivity(net, x - 0.5, draws=2), rel=1e-9)
+    assert torch.equal(x, given)
+
+
+def test_a_jacobian_in_half_precision_does_not_overflow(case):
+    net, x = case
+    net.classifier.weight.data *= 10**5
+    whole = jacobian_norm(net, x)
+    assert whole.max() > 256
+    for output in ("logits", "spectral"):
+        torch.testing.assert_close(jacobian_norm(net.half(), x.half(), output).double(), jacobian_norm(net.double(), x, output), rtol=0.02, atol=0)
 
 
 def test_batches_and_precision_do_not_change_the_noise(case):
@@ -196,6 +226,8 @@ def test_a_net_that_diverged_gives_nan_and_no_error(case):
         (lambda net, x: jacobian_norm(net, x, batch_size=0), "batch_size must be a whole number of at least 1"),
         (lambda net, x: jacobian_norm(net, x, unit=torch.ones(3)), "one number a channel, [2], got [3]"),
         (lambda net, x: jacobian_norm(nn.Sequential(nn.Flatten(), nn.Linear(128, 1)).double(), x, "margin"), "this net has 1"),
+        (lambda net, x: jacobian_norm(nn.Sequential(UNTRACKED, net), x), "give it running statistics"),
+        (lambda net, x: output_sensitivity(nn.Sequential(UNTRACKED, net), x), "give it running statistics"),
         (lambda net, x: output_sensitivity(net, x[:1]), "at least 2 images, got 1"),
         (lambda net, x: output_sensitivity(net, x, sigma=0), "σ above 0"),
         (lambda net, x: output_sensitivity(net, x, sigma=float("nan")), "σ above 0"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from fmm_nb.errors import InputError
@@ -98,6 +99,30 @@ def test_points_of_paths_are_those_of_each_ellipse(case):
     assert_close(curves([net, other], paths, [2]), torch.stack([curves(one, paths)[..., [2]] for one in (net, other)]))
     assert_close(curves(net, paths, [1], "probabilities"), alone.softmax(-1)[..., [1]])
     assert_close(curves(net, paths, [1], "centred"), alone[..., [1]] - alone.mean(-1, keepdim=True))
+
+
+class Shifted(nn.Module):
+    "A net that writes over its input, and has a ReLU before."
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.relu = net, nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.net(self.relu(x.sub_(0.5)))
+
+
+def test_a_net_that_writes_over_its_input_is_shown_the_path(case):
+    net, x = case
+    path, shifted = ellipse(*x[0], points=40), Shifted(net)
+    given = path.clone()
+    own = curves(net, F.relu(path - 0.5))
+    assert_close(curves([shifted, shifted], path), torch.stack([own, own]))
+    counts = transitions(shifted, path)
+    assert counts == transitions(shifted, path) and sum(counts.values()) > 0
+    with piece(shifted, path[:1]):
+        pass
+    assert torch.equal(path, given)
 
 
 def test_points_are_in_evaluation_mode_and_independent(case):
