@@ -83,7 +83,7 @@ def environment(
     finally:
         set_(before)
 
-
+# %% ../nbs/lib/16_workers.ipynb #8abac6bb
 @contextmanager
 def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     "A pool of processes, see `ending`: a training that is cut off goes on from its checkpoint."
