@@ -20,6 +20,7 @@ import pandas as pd
 from .claims import CLAIMS, planned, table, tables_of, told_note, told_reported, unit_of
 from .comparisons import as_difference, as_mean, as_ratio, sample_of
 from .files import data_folder
+from .judgement import on_set
 from .plan import SCALES, nets
 from .reproduction import estimates
 from .results import reported, whole_set
@@ -262,7 +263,7 @@ def accuracies(found: Findings) -> pd.DataFrame:  # a row a net and image set
         rows = {scale: tables[experiment] for scale, tables in found.tables.items() if experiment in tables}
         for data in sorted({data for of in rows.values() for data in map(whole_set, of.data.dropna()) if told(data)}, reverse=True):  # digits before photographs
             for model in models:
-                ours = {scale: sample_of(of[of.data.map(whole_set, na_action="ignore") == data], model, "test_accuracy_percent") for scale, of in rows.items()}
+                ours = {scale: sample_of(on_set(of, data), model, "test_accuracy_percent") for scale, of in rows.items()}
                 lines.append({"net": model, "image set": set_name(data), "reported": f"{told(data)[model]:.2f}"} | {f"scale {scale}": as_mean(values, ".2f") for scale, values in ours.items()})
     return pd.DataFrame(lines).fillna("")
 

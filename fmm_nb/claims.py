@@ -184,12 +184,11 @@ def claim_of(id: str) -> Claim:
 # %% ../nbs/lib/28_claims.ipynb #3a8933b2
 def markdown(
     claims: pd.DataFrame,  # of `table`
-    links: dict[str, str] | None = None,  # experiment → text that leads to its page and rows
 ) -> str:
     "Claims as a table of markdown: id, verdict, statement and numbers; logarithms of ratios are shown as ratios."
     lines = ["| | verdict | claim |", "|---|---|---|"]
     for row in claims.to_dict("records"):
-        numbers = "; ".join(filter(None, [_numbers(row), row["in_part"] and f"trained on {row['in_part']}", row["depends_on"] and f"depends on: {row['depends_on']}", told_note(row["note"]), (links or {}).get(row["experiment"], "")]))
+        numbers = "; ".join(filter(None, [_numbers(row), row["in_part"] and f"trained on {row['in_part']}", row["depends_on"] and f"depends on: {row['depends_on']}", told_note(row["note"])]))
         word = f"**{row['verdict']}**" if row["verdict"] in ("supported", "contradicted") else row["verdict"]
         lines.append(f"| {row['id']} | {word} | {row['statement']} *({row['place']})*" + (f"<br>{numbers}" if numbers else "") + " |")
     return "\n".join(lines)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLAIMS', 'CALLED', 'REVERSED', 'OPEN', 'AS_DRAWN', 'MATCHED', 'YES_NO', 'CELLS', 'GAINS', 'Claim', 'read_claims',
            'variant', 'variants', 'at_loss', 'at_equal_loss', 'equal_loss', 'log_ratio', 'depends_on', 'readings',
-           'diverged', 'units', 'cells', 'evidence', 'judge', 'decided']
+           'diverged', 'units', 'sets_of', 'on_set', 'cells', 'evidence', 'judge', 'decided']
 
 # %% ../nbs/lib/27_judgement.ipynb #fa59916d
 import csv
@@ -269,13 +269,27 @@ def _seen(rows: pd.DataFrame, column: str) -> str:
 CELLS = {"difference": _difference, "mediation": _mediation, "equivalence": _equivalence, "proportion": _proportion}
 
 # %% ../nbs/lib/27_judgement.ipynb #c7dcd9c4
+def sets_of(claim: Claim) -> list[tuple[str, float]]:  # "" where no image set is named, nan where no margin is
+    "The image sets of a claim, each with its margin."
+    sets, margins = claim.data or ("",), claim.margins or (np.nan,)
+    return list(zip(sets, margins * len(sets) if len(margins) == 1 else margins, strict=True))
+
+
+def on_set(
+    rows: pd.DataFrame,
+    data: str,  # "": any
+) -> pd.DataFrame:
+    "The rows of an image set, of the whole or of some of its files."
+    return rows[rows.data.map(whole_set, na_action="ignore") == data] if data else rows
+
+# %% ../nbs/lib/27_judgement.ipynb #92566e4b
 def cells(claim: Claim, rows: pd.DataFrame) -> list[Evidence | None]:  # None: not run
     "The evidence of every cell of a claim, image sets outermost."
-    sets, margins, found = claim.data or ("",), claim.margins or (0.0,), []
-    for data, margin in zip(sets, margins * len(sets) if len(margins) == 1 else margins, strict=True):
-        of_set = _on_a_set(claim, rows[rows.data.map(whole_set, na_action="ignore") == data] if data else rows, margin)
+    found = []
+    for data, margin in sets_of(claim):
+        of_set = _on_a_set(claim, on_set(rows, data), margin if claim.margins else 0.0)
         names = [name for part in of_set if part and part.depends_on for name in part.depends_on.split(", ")]
-        told = f"{set_name(data)}: " * (len(sets) > 1 and bool(names)) + ", ".join(_worst(names))
+        told = f"{set_name(data)}: " * (len(claim.data) > 1 and bool(names)) + ", ".join(_worst(names))
         found += [part and replace(part, depends_on=told) for part in of_set]
     return found
 

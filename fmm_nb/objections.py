@@ -18,9 +18,8 @@ import pandas as pd
 from .article import Findings, quantity
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .figures import label
-from .judgement import CLAIMS, GAINS, REVERSED, Claim, equal_loss, judge, readings, variant
+from .judgement import CLAIMS, GAINS, REVERSED, Claim, equal_loss, judge, on_set, readings, variant
 from .plan import by_arm
-from .results import whole_set
 from .rules import ALPHA
 from .sources import set_name
 from .statistics import Effect, effect, holm
@@ -80,7 +79,7 @@ def _judged_on(found: Findings, ids: tuple[str, ...]):
     for claim in (CLAIMS[id] for id in ids if found.claims.scale[id]):
         rows, pair = found.tables[found.claims.scale[claim.id]].get(claim.experiment), two_arms(contrasts(claim.comparators)[0])
         for data in claim.data if rows is not None and pair else ():
-            yield claim, data, rows[rows.data.map(whole_set, na_action="ignore") == data], pair
+            yield claim, data, on_set(rows, data), pair
 
 
 def _lines(claim: Claim, data: str, seen: dict[str, Effect | None]) -> list[dict]:
@@ -201,7 +200,7 @@ def _with_controls(found: Findings, claim: Claim, data: str) -> list[tuple[str, 
     names, tried = list(reversed(found.tables)), []  # from the largest scale
     for scale in names[names.index(found.claims.scale[claim.id]) :]:
         rows = found.tables[scale].get(claim.experiment, pd.DataFrame({"data": []}))
-        part = rows[rows.data.map(whole_set, na_action="ignore") == data]
+        part = on_set(rows, data)
         tried.append((scale, {label(name): measured(part, claim.primary, {re.sub("^am", name, arm): 1.0, plain: -1.0}) for name in CONTROLS}))
     return [tried[0], next((one for one in tried if sum(map(bool, one[1].values())) > 1), tried[0])]
 

@@ -380,9 +380,9 @@ SIDES = dict.fromkeys(("cifar10", "cifar100", "cifar100_coarse"), 32)  # pixels;
 SPEEDS = residual.SPEEDS | activation.SPEEDS  # of other nets, by model
 
 
-def core_seconds(nets: list[Spec], images: int = 60000) -> float:
-    "An estimate of the time one core takes to train some nets; `images` is the size of a set that is used whole."
-    return sum(_seconds(spec, spec.n_train or images) for spec in nets)
+def core_seconds(nets: list[Spec]) -> float:
+    "An estimate of the time one core takes to train some nets; a set that is used whole is taken for one of 60,000 images."
+    return sum(_seconds(spec, spec.n_train or 60000) for spec in nets)
 
 
 def _seconds(spec: Spec, images: int) -> float:

@@ -14,9 +14,9 @@ import pandas as pd
 from .claims import CLAIMS, tables_in
 from .comparisons import contrasts, expanded, measured, sample_of
 from .files import build_folder, data_folder
-from .judgement import Claim, judge
+from .judgement import Claim, judge, on_set, sets_of
 from .plan import SCALES
-from .results import read_rows, whole_set
+from .results import read_rows
 from .statistics import Effect, contrast
 
 # %% ../nbs/lib/53_reproduction.ipynb #51508c58
@@ -47,9 +47,8 @@ def estimates(
     "The estimates of all claims with their 95% intervals, unadjusted."
     found = []
     for claim in (claim for claim in CLAIMS.values() if claim.experiment in tables):
-        sets, margins, rows = claim.data or ("",), claim.margins or (np.nan,), tables[claim.experiment]
-        for data, margin in zip(sets, margins * len(sets) if len(margins) == 1 else margins):
-            part = rows[rows.data.map(whole_set, na_action="ignore") == data] if data else rows
+        for data, margin in sets_of(claim):
+            part = on_set(tables[claim.experiment], data)
             for text, wanted in _cells(claim):
                 effect = _estimate(claim, part, wanted)
                 null = abs(wanted.get(None, 0.0)) if claim.kind == "proportion" else 0.0
@@ -73,22 +72,17 @@ def anew(
 def own_tables(
     scale: str,
     build: Path | None = None,  # None: build/
-    results: Path | None = None,  # None: data/results
 ) -> dict[str, pd.DataFrame]:  # experiment → rows; only of those where something was run
     "The rows of this machine that decide claims, without those that are published."
-    mine, theirs = ((folder or default) / scale / "rows" for folder, default in ((build, build_folder()), (results, data_folder() / "results")))
+    mine, theirs = (folder / scale / "rows" for folder in (build or build_folder(), data_folder() / "results"))
     run = {path.stem for path in mine.glob("*.csv") if len(anew(read_rows(path), read_rows(theirs / path.name)))}
     return {name: rows for name, rows in tables_in([mine], scale).items() if name in run}
 
 # %% ../nbs/lib/53_reproduction.ipynb #d762d1fb
-def published_tables(
-    scale: str,
-    results: Path | None = None,  # None: data/results
-) -> dict[str, dict[str, pd.DataFrame]]:  # scale → experiment → rows
+def published_tables(scale: str) -> dict[str, dict[str, pd.DataFrame]]:  # scale → experiment → rows
     "The published rows that decide claims, of a scale and of those that count as evidence, in the order in which they are looked at."
     names = dict.fromkeys([scale, *[name for name in reversed(SCALES) if SCALES[name].evidence]])
-    folder = results or data_folder() / "results"
-    return {name: tables_in([folder / name / "rows"], name) for name in names}
+    return {name: tables_in([data_folder() / "results" / name / "rows"], name) for name in names}
 
 # %% ../nbs/lib/53_reproduction.ipynb #bb55fa47
 def side_by_side(

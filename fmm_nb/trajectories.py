@@ -187,11 +187,11 @@ def _spectrum(curve: Tensor, scale: Tensor) -> dict[str, Tensor]:
     return {"beyond_linear": share[..., 1:, :].sum(-2), "high_harmonics": share[..., HIGHEST:, :].sum(-2), "spectral_centroid": (share * order).sum(-2)}
 
 
-def _near_images(slope: Tensor, window: float = pi / 18) -> Tensor:
-    "Mean over the steps whose middle lies within a window of 0, 120 or 240 degrees."
+def _near_images(slope: Tensor) -> Tensor:
+    "Mean over the steps whose middle lies within ten degrees of 0, 120 or 240."
     middle = 2 * pi * (torch.arange(slope.shape[-2], dtype=torch.float64) + 0.5) / slope.shape[-2]
     apart = (middle + pi / 3) % (2 * pi / 3) - pi / 3
-    return slope[..., (apart.abs() <= window + 1e-9).to(slope.device), :].mean(-2)
+    return slope[..., (apart.abs() <= pi / 18 + 1e-9).to(slope.device), :].mean(-2)
 
 
 def _unexplained(curve: Tensor, degree: int) -> Tensor:

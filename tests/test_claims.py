@@ -170,10 +170,10 @@ def test_a_claim_is_two_lines_on_the_site():
     points = ROW | {"measured": -1.2345, "low": -2.0, "high": -0.5, "reported": "-0.4;0.83"}
     ratio = ROW | {"id": "M1", "verdict": "undecided", "measured": np.log(2), "low": 0.0, "high": np.log(3), "unit": "log ratio", "reported": str(np.log(2)), "detectable": np.log(1.5)}
     ratio |= {"depends_on": "best epoch", "note": "why", "experiment": "03"}
-    assert claims.markdown(pd.DataFrame([ROW, points, ratio]), {"03": "the page"}).splitlines()[2:] == [
+    assert claims.markdown(pd.DataFrame([ROW, points, ratio])).splitlines()[2:] == [
         "| M14 | **supported** | S. *(P)* |",
         "| M14 | **supported** | S. *(P)*<br>measured −1.23 [−2, −0.5] points; reported −0.4 to +0.83 points |",
-        "| M1 | undecided | S. *(P)*<br>measured ×2.00 [×1.00, ×3.00]; reported ×2.00; detectable ×1.50; depends on: best epoch; why; the page |",
+        "| M1 | undecided | S. *(P)*<br>measured ×2.00 [×1.00, ×3.00]; reported ×2.00; detectable ×1.50; depends on: best epoch; why |",
     ]
 
 
