@@ -239,6 +239,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.figures._limit': ('lib/figures.html#_limit', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.arm_differences': ('lib/figures.html#arm_differences', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.by_data': ('lib/figures.html#by_data', 'fmm_nb/figures.py'),
+                                'fmm_nb.figures.colour_of': ('lib/figures.html#colour_of', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.differences': ('lib/figures.html#differences', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.effect_lines': ('lib/figures.html#effect_lines', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.label': ('lib/figures.html#label', 'fmm_nb/figures.py'),

@@ -32,7 +32,7 @@ def at_higher_scales(
     higher, own = [name for name in SCALES if height(name) > height(scale)], found.claims.loc[list(verdicts.id)]
     lines = [_decided(found, name, own.id[own.scale == name], here) for name in higher if (own.scale == name).any()]
     part = [f"{id} ({told})" for id in own.id if higher and (told := partly(found, id))]
-    lines += [f"- A higher scale has a part of others, which decides nothing: {'; '.join(part)}."] if part else []
+    lines += [f"- A higher scale has a part of these, which decides nothing: {'; '.join(part)}."] if part else []
     return "\n".join([f"{rule}\n", *lines]) if lines else ""
 
 
