@@ -115,6 +115,9 @@ def draw(
             for ax in (above, below):
                 ax.axvline(place, color=figures.INK, lw=6, alpha=0.2)
             above.annotate(default, (place, 1), xycoords=above.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
+    kinds = ((colour, "the interval leaves {} out"), ("none", "it holds {}"))
+    marks_of = [plt.Line2D([], [], color=colour, marker="o", mfc=fill, ms=4, lw=0, label=text.format("one" if ratio else "zero")) for fill, text in kinds]
+    figure.legend(handles=marks_of, loc="outside upper right", ncols=2)
     above.axhline(0, color=figures.INK, lw=0.8)
     _ends(above, table, ratio)
     above.set_ylabel(ylabel)
