@@ -234,8 +234,8 @@ def gate_agreement(
     x: torch.Tensor,  # [N, C, H, W]
     permutations: int = 19,  # of the null
 ) -> dict[str, float]:  # tau, tau_null; nan where a net has no attention gate
-    "Kendall's τ between gates and importance, mean over gates and images, and what it is without relation."
-    said = attention_weights(net, x)
+    "Kendall's τ between gates and importance, mean over gates and images, and what it is without relation; a gate that is the same for all channels ranks none."
+    said = {gate: weights for gate, weights in attention_weights(net, x).items() if weights.shape[1] > 1}
     if not said:
         return {"tau": np.nan, "tau_null": np.nan}
     importance = channel_importance(net, x)

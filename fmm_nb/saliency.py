@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from .batches import draw_all
 from .errors import InputError, unknown, whole_number
-from .fullgrad import class_of, classes, decomposed, fullgrad_terms, images_first, one_an_image
-from .gates import Gated, evaluation, frozen_gates, gates_of, read_gates
-from .sensitivity import MEMORY, fitting_size, float_images, kept_bytes
+from .fullgrad import class_of, classes, decomposed, fullgrad_terms, one_an_image, one_by_one
+from .gates import Gated, evaluation, frozen_gates, gates_of, normalised_product, read_gates
+from .sensitivity import MEMORY, fitting_size, float_images, kept_bytes, logits_of
 
 _all_ = ["fullgrad_terms"]
 
@@ -76,7 +76,7 @@ class FullGrad:
     def __init__(
         self,
         model: nn.Module,
-        postprocess: str = "official",  # or "signed": complete but for layers without a map, such as a classifier's bias
+        postprocess: str = "official",  # or "signed": complete but for what has no place in the image, such as a classifier's bias
         gate: str = "full",  # as in `fullgrad_terms`
     ):
         if postprocess not in POSTPROCESSING:
@@ -93,12 +93,13 @@ class FullGrad:
 
     def terms(self, x: Tensor, target: Tensor | int | None) -> dict[str, Tensor]:
         "Gradient times input, then each layer's gradient times bias, [N, C, h, w] each."
-        _, target, gradient, calls = decomposed(self.model, x, target, self.gate)
-        if len(x) > 1 and not images_first(x, calls):
+        output, target, gradient, calls = decomposed(self.model, x, target, self.gate)
+        if not one_by_one(x, output, target, gradient, calls):
             alone = [self.terms(x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
-            return {name: torch.cat([terms[name] for terms in alone]) for name in alone[0]}
-        kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.gradient.ndim == 4]
-        terms = {"input": gradient * x} | {call.name: call.term().movedim(*((-1, 1) if "linear" in call.name else (1, 1))) for call in kept}
+            blank = {name: torch.zeros_like(term) for terms in alone for name, term in terms.items()}
+            return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
+        kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.is_map(len(x))]
+        terms = {"input": gradient * x} | {call.name: call.term().movedim(call.channels, 1) for call in kept}
         return {name: term for name, term in terms.items() if term.shape[2:].numel() > 1}
 
     def map(self, terms: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -178,8 +179,16 @@ def attention_weights(
     "What the attention gates of a net say about each image."
     whole = lambda value, count: value.expand(count, *[-1] * (value.ndim - 1))
     parts = [{name: whole(value, len(part)) for name, value in read_gates(model, part).items()} for part in float_images(x).split(fitting_size(None, x))]
-    found = {name: torch.cat([part[name] for part in parts]) for name in attention_gates(model)}
+    gates = attention_gates(model)
+    _all_run(gates, parts[0])
+    found = {name: torch.cat([part[name] for part in parts]) for name in gates}
     return found if spatial else {name: value.flatten(2).mean(2) if value.ndim > 2 else value for name, value in found.items()}
+
+
+def _all_run(gates: dict[str, Gated], seen: dict) -> None:
+    "Raise `InputError` for a gate that was not seen in a forward pass."
+    for name in gates.keys() - seen.keys():
+        raise InputError(f"gate {name} is not used in a forward pass in evaluation mode: take it out of the net")
 
 # %% ../nbs/lib/20_saliency.ipynb #d8d456dd
 def channel_importance(
@@ -189,10 +198,12 @@ def channel_importance(
     target: Tensor | int | None = None,  # classes [N], one class, or None: the predicted ones
     signed: bool = False,  # else absolute values
 ) -> dict[str, Tensor]:  # [N, C] each, C the channels of the map that the gate scales
-    "How much each channel at each attention gate matters for the logit of a class."
+    "How much each channel at each attention gate matters for the logit of a class; raises `InputError` for a gate that runs never, or twice."
     if method not in IMPORTANCES:
         raise unknown("method", method, IMPORTANCES)
     gates, found = attention_gates(model), []
+    if not gates:
+        return {}
     for first, part, of in in_parts(model, x, target):
         with evaluation(model):
             found.append(IMPORTANCES[method](model, part, of, gates, first))
@@ -204,18 +215,19 @@ def _caught(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str,
     seen, hooks = {}, []
 
     def keep(name):
-        def note(gated, inputs, output):
+        def note(gated, inputs, keywords, output):
             if name in seen:
                 raise InputError(f"gate {name} is used more than once in a forward pass: give each use a gate of its own")
-            seen[name] = {"h": inputs[0], "y": output}
+            seen[name] = {"h": inputs[0] if inputs else keywords["x"], "y": output}
             return output.clone()
 
         return note
 
     try:
-        hooks += [gated.register_forward_hook(keep(name)) for name, gated in gates.items()]
+        hooks += [gated.register_forward_hook(keep(name), with_kwargs=True) for name, gated in gates.items()]
         with torch.enable_grad():
-            logits = model(x.detach().clone().requires_grad_().clone())
+            logits = logits_of(model, x.detach().clone().requires_grad_())
+            _all_run(gates, seen)
             output = logits.gather(1, class_of(target, logits)[:, None]).sum()
             gradients = torch.autograd.grad(output, [seen[name][part] for name in gates], materialize_grads=True)
     finally:
@@ -227,7 +239,16 @@ def _caught(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str,
 def _gate_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
     "The gradient at the gate, at each place of the map [N, C, h, w]."
     caught = _caught(model, x, target, gates, "y")
-    return {name: slope * h if gates[name].combine == "mul" else slope for name, (h, _, slope) in caught.items()}
+    values = read_gates(model, x) if any(gated.combine == "normalised" for gated in gates.values()) else {}
+    by = {"mul": lambda name, h, slope: slope * h, "add": lambda name, h, slope: slope, "normalised": lambda name, h, slope: _by_value(values[name], h, slope)}
+    return {name: by[gates[name].combine](name, h, slope) for name, (h, _, slope) in caught.items()}
+
+
+def _by_value(value: Tensor, h: Tensor, slope: Tensor) -> Tensor:
+    "The gradient at each place of a gate whose product is normalised."
+    at = value.expand_as(h).clone().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(normalised_product(at, h), at, slope)[0]
 
 
 def _output_times_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
@@ -241,11 +262,13 @@ def _input_times_gradient(model: nn.Module, x: Tensor, target: Tensor | None, ga
 
 # %% ../nbs/lib/20_saliency.ipynb #e8ab8fd7
 def _bias_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
-    "Gradient times bias of the layer before each gate."
+    "Gradient times bias of the layer before each gate; raises `InputError` where none stands there, or no term of the gate tells which."
     _, _, _, calls = decomposed(model, x, target, "full")
     channels, found = {name: y.shape[1] for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()}, {}
     for name in gates:
-        own = next((place for place, call in enumerate(calls) if call.name.startswith(f"{name}.")), len(calls))
+        own = next((place for place, call in enumerate(calls) if call.name.startswith(f"{name}.")), None)
+        if own is None:
+            raise InputError(f"{name} has no term of its own that tells which layer stands before it: take another method")
         maps = [call for call in calls[:own] if call.kind == "bias" and call.gradient.ndim == 4]
         if not maps or maps[-1].gradient.shape[1] != channels[name]:
             raise InputError(f"no layer with a bias for each channel stands before {name}: take another method")
@@ -288,12 +311,13 @@ def channels_removed(
     "Within the block some channels are zero where their gate takes them; raises `InputError` for a gate that the net has not."
 
     def drop(mask):
-        return lambda module, inputs: (inputs[0].masked_fill(mask.reshape(*mask.shape, *[1] * (inputs[0].ndim - 2)), 0), *inputs[1:])
+        without = lambda h: h.masked_fill(mask.reshape(*mask.shape, *[1] * (h.ndim - 2)), 0)
+        return lambda module, inputs, keywords: ((without(inputs[0]), *inputs[1:]), keywords) if inputs else ((), keywords | {"x": without(keywords["x"])})
 
     gates = gates_of(model)
     for name in removed.keys() - gates.keys():
         raise unknown("gate", name, gates)
-    hooks = [gates[name].register_forward_pre_hook(drop(mask)) for name, mask in removed.items()]
+    hooks = [gates[name].register_forward_pre_hook(drop(mask), with_kwargs=True) for name, mask in removed.items()]
     try:
         yield model
     finally:
@@ -330,7 +354,8 @@ def _by_captum(attribute: str) -> Callable:
 
         given = {"n_steps": 32, "internal_batch_size": max(len(x), 2 * fitting_size(None, x))}
         target = classes(model, x, target)
-        of = lambda gated: getattr(attr, attribute)(model, gated).attribute(x, torch.zeros_like(x), target, **given)
+        _caught(model, x[:1], None, gates, "y")  # refuses gates that run twice
+        of = lambda gated: getattr(attr, attribute)(lambda images: model(images.clone()), gated).attribute(x, torch.zeros_like(x), target, **given)
         return {name: _over_space(of(gated).detach()) for name, gated in gates.items()}
 
     return measured

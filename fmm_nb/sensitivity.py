@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDER', 'INPUT_SCALES', 'MEMORY', 'MATRICES', 'OUTPUTS', 'READINGS', 'DEFINITIONS', 'float_images', 'in_batches',
-           'fitting_size', 'logits_of', 'input_unit', 'kept_bytes', 'jacobian_gram', 'jacobian_norms', 'jacobian_norm',
-           'Moments', 'output_sensitivities', 'output_sensitivity', 'jacobian_sensitivities']
+           'fitting_size', 'logits_of', 'as_logits', 'input_unit', 'kept_bytes', 'jacobian_gram', 'jacobian_norms',
+           'jacobian_norm', 'Moments', 'output_sensitivities', 'output_sensitivity', 'jacobian_sensitivities']
 
 # %% ../nbs/lib/22_sensitivity.ipynb #9fa3bbb4
 from collections.abc import Iterator, Sequence
@@ -58,10 +58,16 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
     "What a net says about a batch; raises `InputError` unless that is a row an image, and for a BatchNorm without running statistics."
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in model.modules()):
         raise InputError("a BatchNorm without running statistics lets an image depend on those beside it: give it running statistics")
-    logits = model(x.clone())  # a net may write over its input
+    return as_logits(model(x.clone()), model, x)  # a net may write over its input
+
+
+def as_logits(logits, model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
+    "What a net said about a batch; raises `InputError` unless that is a row an image, and where gradients are on and none comes from the image."
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"{type(model).__name__} must give logits [N, K] for images {list(x.shape)}, got {given}")
+    if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
+        raise InputError(f"what {type(model).__name__} gives does not follow from the image by operations that can be differentiated")
     return logits
 
 # %% ../nbs/lib/22_sensitivity.ipynb #515d9f73

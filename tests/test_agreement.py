@@ -17,12 +17,15 @@ from fmm_nb.agreement import (
     cosine,
     cosine_null,
     deviations,
+    gate_agreement,
     kendall_tau,
     mean_agreement,
     permutation_null,
     permutation_p,
 )
 from fmm_nb.errors import InputError
+from fmm_nb.gates import unit
+from fmm_nb.saliency import attention_weights, channel_importance
 from fmm_nb.vision import prepare_torchvision
 
 
@@ -245,3 +248,12 @@ def test_errors_of_a_null():
         permutation_null(a, b, permutations=0)
     with pytest.raises(InputError, match=r"one number a sample, \[4\], got \[\]; try kendall_tau or cosine"):
         mean_agreement(a, b, lambda x, y: kendall_tau(x, y).mean())
+
+
+def test_a_gate_that_is_the_same_for_all_channels_ranks_none():
+    torch.manual_seed(0)
+    rest = lambda gate: torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), gate, torch.nn.Flatten(), torch.nn.Linear(8 * 36, 10))
+    net, x = rest(unit("cbam", 8)), torch.rand(4, 1, 8, 8)
+    found = gate_agreement(net, x)
+    assert np.isfinite(found["tau"]) and found["tau"] == kendall_tau(attention_weights(net, x)["1.0"], channel_importance(net, x)["1.0"]).nanmean()
+    assert np.isnan(gate_agreement(rest(net[1][1]), x)["tau"])

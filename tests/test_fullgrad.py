@@ -167,6 +167,10 @@ class Square(torch.autograd.Function):
     [
         (lambda: Through(Square.apply), "Square has no forward-mode derivative"),
         (lambda: Through(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.SiLU()))), "step has no forward-mode derivative"),
+        (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(676, 10))), "has no forward-mode derivative"),
+        (lambda: nn.DataParallel(ToyNet()), "DataParallel has no forward-mode derivative"),
+        (lambda: torch.compile(ToyNet(), backend="eager"), "OptimizedModule has no forward-mode derivative"),
+        (lambda: Cells(), "take nn.LSTM"),
         (lambda: Through(nn.BatchNorm2d(1, track_running_stats=False)), "give it running statistics"),
         (lambda: Through(lambda x: F.grid_sample(x, torch.zeros(len(x), 5, 5, 2, dtype=x.dtype), align_corners=False)), "grid_sample has no forward-mode derivative"),
     ],
@@ -174,6 +178,38 @@ class Square(torch.autograd.Function):
 def test_what_cannot_be_looked_into_is_named(hidden, message):
     with pytest.raises(InputError, match=message):
         fullgrad_terms(hidden().double(), torch.rand(2, 1, 28, 28, dtype=torch.double))
+
+
+class Cells(nn.Module):
+    "An image read row by row."
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(28, 7), nn.Linear(7, 10)
+
+    def forward(self, x):
+        state = None
+        for row in x[:, 0].unbind(1):
+            state = self.cell(row, state)
+        return self.head(state[0])
+
+
+@pytest.mark.parametrize(
+    ("of", "images", "message"),
+    [
+        (lambda logits: (logits,), torch.rand(2, 1, 28, 28), "must give logits"),
+        (lambda logits: {"logits": logits}, torch.rand(2, 1, 28, 28), "must give logits"),
+        (lambda logits: logits[:, 0], torch.rand(2, 1, 28, 28), "must give logits"),
+        (lambda logits: torch.ones(2, 10), torch.rand(2, 1, 28, 28), "does not follow from the image"),
+        (lambda logits: logits, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), "scale bytes"),
+        (lambda logits: logits, torch.rand(2, 1, 28, 28).numpy(), "got ndarray"),
+    ],
+)
+def test_what_is_no_logits_of_images_is_named(of, images, message):
+    net = ToyNet()
+    net.register_forward_hook(lambda net, inputs, logits: of(logits))
+    with pytest.raises(InputError, match=message):
+        fullgrad_terms(net, images)
 
 
 class Through(nn.Module):
@@ -243,6 +279,12 @@ def test_nothing_is_left_behind_also_after_an_error(use):
 def test_a_class_that_does_not_exist_is_refused(target):
     with pytest.raises(InputError, match="from 0 to 9"):
         fullgrad_terms(ToyNet(), torch.rand(2, 1, 28, 28), target)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_classes_may_be_any_whole_numbers(dtype):
+    net, x = ToyNet(), torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(fullgrad_terms(net, x, torch.tensor([3, 1], dtype=dtype)).output, fullgrad_terms(net, x, [3, 1]).output)
 
 
 def test_float32_is_complete_up_to_its_rounding():
