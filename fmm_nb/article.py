@@ -129,7 +129,7 @@ def sentence(found: Findings, id: str) -> str:
     return {
         "supported": supported,
         "contradicted": contradicted,
-        "reversed": f"{contradicted}, but the opposite is seen",
+        "reversed": f"{contradicted}: the opposite is seen",
         "smaller": f"{supported}, but by less than the margin that the claim was given",
         "undecided": f"It stays open whether {whether}",
         "not tested": f"It was not tested whether {whether}",
