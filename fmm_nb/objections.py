@@ -157,8 +157,9 @@ def other_readings(found: Findings, ids: tuple[str, ...]) -> pd.DataFrame:  # as
     lines = []
     for claim, data, rows, (a, b) in _judged_on(found, ids):
         wanted = {a: 1.0, b: -1.0}
-        lines += _lines(claim, data, {"as judged": measured(rows, claim.primary, wanted)} | readings(claim.primary, rows, wanted))
-    return pd.DataFrame(lines, columns=COLUMNS)
+        seen = {"as judged": measured(rows, claim.primary, wanted)} | readings(claim.primary, rows, wanted)
+        lines += [line | {"scale": found.claims.scale[claim.id]} for line in _lines(claim, data, seen)]
+    return pd.DataFrame(lines, columns=[*COLUMNS, "scale"])
 
 
 def readings_table(
@@ -168,7 +169,7 @@ def readings_table(
     if not len(lines):
         return "Nothing was run that it could be computed from."
     groups = list(lines.groupby(["claim", "data"], sort=False))
-    table = [f"| | {' | '.join(f'{id}, {set_name(data)}' for (id, data), _ in groups)} |", "|---" * (len(groups) + 1) + "|"]
+    table = [f"| | {' | '.join(f'{id}, {set_name(data)}, scale {group.scale.iloc[0]}' for (id, data), group in groups)} |", "|---" * (len(groups) + 1) + "|"]
     for name in dict.fromkeys(lines.objection):
         cells = [[_cell(id, row, group.side.iloc[0]) for row in group[group.objection == name].itertuples()] for (id, _), group in groups]
         table.append(f"| {name} | {' | '.join(cell[0] if cell else '—' for cell in cells)} |")
