@@ -1054,7 +1054,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
             'fmm_nb.unit_rows': { 'fmm_nb.unit_rows.beside_reported': ('lib/unit_rows.html#beside_reported', 'fmm_nb/unit_rows.py'),
                                   'fmm_nb.unit_rows.best_epochs': ('lib/unit_rows.html#best_epochs', 'fmm_nb/unit_rows.py'),
                                   'fmm_nb.unit_rows.by_size': ('lib/unit_rows.html#by_size', 'fmm_nb/unit_rows.py'),
-                                  'fmm_nb.unit_rows.reported_percent': ('lib/unit_rows.html#reported_percent', 'fmm_nb/unit_rows.py'),
                                   'fmm_nb.unit_rows.unit_row': ('lib/unit_rows.html#unit_row', 'fmm_nb/unit_rows.py')},
             'fmm_nb.units': { 'fmm_nb.units.ECAGate': ('lib/units.html#ecagate', 'fmm_nb/units.py'),
                               'fmm_nb.units.ECAGate.__init__': ('lib/units.html#ecagate.__init__', 'fmm_nb/units.py'),

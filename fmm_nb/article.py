@@ -25,7 +25,6 @@ from .plan import SCALES, nets
 from .reproduction import estimates
 from .results import reported
 from .sources import set_name, whole_set
-from .unit_rows import reported_percent
 
 # %% ../nbs/lib/54_article.ipynb #2321053f
 @dataclass(frozen=True)
@@ -250,9 +249,9 @@ def tally(found: Findings) -> str:
 
 # %% ../nbs/lib/54_article.ipynb #ad28dc61
 BESIDE = {  # experiment → (what a source reports by image set, the nets of which it does)
-    "03_multiplication": (reported("table1"), ("cnn", "am", "am_norl", "am_nomtp")),
-    "07_fmmnet": (reported("table4"), ("resnet", "fmmnet")),
-    "11_locality": (partial(reported_percent, "atac_table2"), ("resnet_b1_relu", "resnet_b1_atac")),
+    "03_multiplication": (partial(reported, "table1"), ("cnn", "am", "am_norl", "am_nomtp")),
+    "07_fmmnet": (partial(reported, "table4"), ("resnet", "fmmnet")),
+    "11_locality": (partial(reported, "atac_table2"), ("resnet_b1_relu", "resnet_b1_atac")),
 }
 
 
