@@ -23,8 +23,8 @@ from .files import data_folder
 from .judgement import on_set
 from .plan import SCALES, nets
 from .reproduction import estimates
-from .results import reported, whole_set
-from .sources import set_name
+from .results import reported
+from .sources import set_name, whole_set
 from .unit_rows import reported_percent
 
 # %% ../nbs/lib/54_article.ipynb #2321053f

@@ -188,7 +188,7 @@ def publish(
     results: Path | None = None,  # None: data/results
 ) -> Path:  # the folder of the scale
     "Copy the results of a scale to where they are kept; raises `InputError` unless every page asked for is up to date."
-    from fmm_nb.results import known_rows
+    from fmm_nb.tables import known_rows
 
     build, results = build or build_folder(), results or data_folder() / "results"
     need_repository("fmm publish")

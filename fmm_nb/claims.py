@@ -21,11 +21,12 @@ from .errors import InputError, unknown
 from .files import build_folder, need_repository, published_folder
 from .judgement import CLAIMS, GAINS, Claim, judge
 from .plan import EXPERIMENTS, SCALES, by_arm, scale_of, sizes_of
-from .results import PARTS, known_rows, one_precision, together, whole_set
+from .results import one_precision
 from .rules import Evidence
-from .sources import set_name
+from .sources import PARTS, set_name, whole_set
 from .specs import Spec
 from .statistics import detectable
+from .tables import known_rows, together
 
 _all_ = ["CLAIMS"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .results import unpacked
+from .measures import unpacked
 from .statistics import contrast, Effect, effect, image_variance, mean_interval, rank_correlation
 
 # %% ../nbs/lib/26_comparisons.ipynb #6cc5b044

@@ -20,9 +20,8 @@ import pandas as pd
 from . import rules
 from .comparisons import arm_rows, contrasts, expanded, measured, sample_of, two_arms
 from .files import data_folder
-from .results import whole_set
 from .rules import Evidence
-from .sources import set_name
+from .sources import set_name, whole_set
 from .statistics import Effect, effect
 
 # %% ../nbs/lib/27_judgement.ipynb #685e97b5

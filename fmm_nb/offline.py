@@ -175,7 +175,7 @@ def take_in(
 ) -> int:  # files
     "Unpack an archive of `pack` into the build folder: rows are added; a damaged archive, or one that leads elsewhere, is an `InputError`."
     from fmm_nb.downloads import beside, unpack
-    from fmm_nb.results import append_rows, read_rows
+    from fmm_nb.tables import append_rows, read_rows
 
     build = build or build_folder()
     with beside(build) as folder:

@@ -14,9 +14,9 @@ from .article import Findings, numbers, partly
 from .comparisons import as_difference, measured, weights
 from .files import build_folder, published_folder
 from .plan import SCALES, by_arm
-from .results import known_rows
 from .sources import set_name
 from .specs import Protocol, Spec
+from .tables import known_rows
 
 # %% ../nbs/lib/63_remarks.ipynb #e44c87ef
 def at_higher_scales(

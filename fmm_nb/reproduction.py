@@ -16,8 +16,8 @@ from .comparisons import contrasts, expanded, measured, sample_of
 from .files import build_folder, data_folder
 from .judgement import Claim, judge, on_set, sets_of
 from .plan import SCALES
-from .results import read_rows
 from .statistics import Effect, contrast
+from .tables import read_rows
 
 # %% ../nbs/lib/53_reproduction.ipynb #51508c58
 def _cells(claim: Claim) -> list[tuple[str, dict]]:

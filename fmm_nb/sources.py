@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'MNIST', 'FASHION', 'KRIZHEVSKY', 'CIFAR10', 'CIFAR100', 'COARSE', 'STL10', 'TINY', 'MINI', 'SOURCES',
-           'NAMES', 'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'set_name', 'set_names', 'parse', 'Found',
-           'data_root', 'missing', 'locate', 'needed', 'image_files', 'find_folders', 'find', 'available', 'reason',
-           'pieces', 'digest', 'altered', 'check']
+           'NAMES', 'PARTS', 'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'set_name', 'set_names',
+           'whole_set', 'parse', 'Found', 'data_root', 'missing', 'locate', 'needed', 'image_files', 'find_folders',
+           'find', 'available', 'reason', 'pieces', 'digest', 'altered', 'check']
 
 # %% ../nbs/lib/02_sources.ipynb #3b524fda
 import gzip
@@ -136,6 +136,16 @@ def set_names(
     names = {data: set_name(data) for data in sets}
     shared = Counter(names.values())
     return {data: set_name(data, files=shared[name] > 1) for data, name in names.items()}
+
+# %% ../nbs/lib/02_sources.ipynb #3cb95362
+PARTS = {"mnist_mini": "mnist", "fashion_mini": "fashion_mnist"}
+
+
+def whole_set(
+    data: str,  # as in the rows
+) -> str:
+    "The image set that a part, packed (`mnist_mini`) or of some batches (`cifar10[1-2]`), is taken from."
+    return PARTS.get(data, data.split("[")[0])
 
 # %% ../nbs/lib/02_sources.ipynb #5ba552d2
 def parse(

@@ -12,9 +12,9 @@ import pandas as pd
 from .canvas import size_of, sizes
 from .comparisons import BY_SIZE, as_mean
 from .files import data_folder
+from .measures import last_epoch
 from .models import count_parameters
-from .results import last_epoch, whole_set
-from .sources import set_name, set_names
+from .sources import set_name, set_names, whole_set
 
 # %% ../nbs/lib/45_unit_rows.ipynb #c20f47f3
 def unit_row(trained) -> dict:

@@ -117,7 +117,8 @@ MODELS = ["cnn"]
 
 def batch(folder):
     "Nets of two steps, trained, measured and written down."
-    from fmm_nb.results import last_epoch, rows
+    from fmm_nb.measures import last_epoch
+    from fmm_nb.results import rows
     from fmm_nb.specs import Protocol, Spec
 
     nets = [Spec(model, "mnist_mini", Protocol(epochs=1, batch_size=20), n_train=40) for model in MODELS]
@@ -295,9 +296,9 @@ def together(base, whole, processes=8, rounds=12):
     import pandas as pd
 
     from fmm_nb import training
-    from fmm_nb.results import append_rows, read_rows, whole_rows
     from fmm_nb.specs import Protocol, Spec
     from fmm_nb.store import Store, _images, read_net, train_group
+    from fmm_nb.tables import append_rows, read_rows, whole_rows
 
     real, store, log, table = training.train, base / "shared", base / "log", base / "rows" / "shared.csv"
     nets = [Spec("cnn", "mnist_mini", Protocol(epochs=0), seed, n_train=20) for seed in range(rounds)]

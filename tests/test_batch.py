@@ -169,7 +169,7 @@ def test_published_rows_are_taken_once(tmp_path, monkeypatch):
     "Rows that are both published and built are one measurement."
     import pandas as pd
 
-    from fmm_nb.results import append_rows, known_rows
+    from fmm_nb.tables import append_rows, known_rows
 
     rows = pd.DataFrame([{"key": f"{i:016x}", "measure_version": 1, "model": "am", "data": "mnist", "seed": i, "precision": "float32", "value": i} for i in range(3)])
     for place in ("published", "built"):

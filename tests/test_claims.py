@@ -10,9 +10,10 @@ from fmm_nb import claims
 from fmm_nb.claims import CLAIMS, planned
 from fmm_nb.comparisons import contrasts, expanded, measured
 from fmm_nb.judgement import cells, equal_loss, evidence, judge
+from fmm_nb.measures import packed
 from fmm_nb.plan import SCALES, nets
-from fmm_nb.results import append_rows, packed
 from fmm_nb.statistics import detectable, effect
+from fmm_nb.tables import append_rows
 
 PAGE = "03_multiplication"
 GOOD = {"cnn": 95.0, "am": 97.0, "am_norl": 97.0, "am_nomtp": 95.0, "am_tanh": 96, "am_half": 95.5, "am_static": 95.5, "am_random": 95.0, "am_shuffled": 95.5, "cnn_matched": 95.0}

@@ -8,7 +8,7 @@ from fmm_nb.comparisons import (
     is_arm, measured, read_off, sample_of, side, two_arms, weights, without_options,
 )
 from fmm_nb.errors import InputError
-from fmm_nb.results import packed
+from fmm_nb.measures import packed
 from fmm_nb.statistics import contrast, effect, image_variance, mean_interval
 
 ACCURACY = "test_accuracy_percent"

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from fmm_nb import results, workers
-from fmm_nb.results import read_rows, rows
+from fmm_nb.results import rows
 from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store
+from fmm_nb.tables import read_rows
 
 NETS = [Spec("cnn", "mnist_mini", Protocol(epochs=1, batch_size=20), seed, n_train=40) for seed in range(4)]
 HERE = os.getpid()

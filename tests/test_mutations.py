@@ -19,9 +19,9 @@ from fmm_nb.data import load
 from fmm_nb.errors import InputError
 from fmm_nb.files import read_json
 from fmm_nb.loop import Training
-from fmm_nb.results import append_rows, read_rows
 from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store, read_net, records, write_net
+from fmm_nb.tables import append_rows, read_rows
 from fmm_nb.training import train
 
 MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 100))

@@ -14,7 +14,7 @@ from fmm_nb.cli import main
 from fmm_nb.errors import InputError
 from fmm_nb.files import build_folder, data_folder
 from fmm_nb.offline import bundle, fetched_wheels, pack, run_slice, take_in
-from fmm_nb.results import append_rows, read_rows
+from fmm_nb.tables import append_rows, read_rows
 
 
 def test_a_bundle_runs_a_slice_and_its_archive_is_taken_in(tmp_path, monkeypatch):

@@ -22,12 +22,14 @@ from fmm_nb.errors import InputError
 from fmm_nb.gates import replace_gate, unit
 from fmm_nb.imagenet import Recipe, rate_at
 from fmm_nb.landscapes import WEIGHTS, landscape, places, slope_variation
+from fmm_nb.measures import packed, unpacked
 from fmm_nb.models import create_model
 from fmm_nb.pictures import write_pictures
-from fmm_nb.results import append_rows, packed, read_rows, reported, unpacked
+from fmm_nb.results import reported
 from fmm_nb.saliency import FullGrad, attention_weights, channel_importance, channels_removed, fullgrad_terms
 from fmm_nb.sensitivity import jacobian_norm, output_sensitivities, output_sensitivity
 from fmm_nb.specs import Protocol, Spec, from_dict, to_dict
+from fmm_nb.tables import append_rows, read_rows
 from fmm_nb.trajectories import chord, curves, ellipse, roughness
 
 LETTERS = "am03_-[]:é中\n\0 '/."

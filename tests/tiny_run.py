@@ -20,7 +20,8 @@ EPOCHS = int(os.environ.get("TINY_EPOCHS", 3))
 RECIPE = Protocol(epochs=EPOCHS, batch_size=20, snapshots=tuple(range(1, EPOCHS)))  # a checkpoint after each epoch
 NETS = [Spec(model, "mnist_mini", RECIPE, seed, n_train=200) for model in ("cnn", "am") for seed in (0, 1)]
 CODE = f"""import sys
-from fmm_nb.results import last_epoch, rows, study
+from fmm_nb.measures import last_epoch
+from fmm_nb.results import rows, study
 page = study("paper", globals())
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from tiny_run import NETS
