@@ -264,7 +264,7 @@ def accuracies(found: Findings) -> pd.DataFrame:  # a row a net and image set
             for model in models:
                 ours = {scale: sample_of(on_set(of, data), model, "test_accuracy_percent") for scale, of in rows.items()}
                 lines.append({"net": model, "image set": set_name(data), "reported": f"{told(data)[model]:.2f}"} | {f"scale {scale}": as_mean(values, ".2f") for scale, values in ours.items()})
-    return pd.DataFrame(lines).fillna("")
+    return pd.DataFrame(lines, columns=None if lines else ["net", "image set", "reported"]).fillna("")
 
 
 def recipes(found: Findings) -> pd.DataFrame:  # a row a page and scale

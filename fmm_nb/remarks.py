@@ -6,6 +6,7 @@
 __all__ = ['PLANNED', 'at_higher_scales', 'one_rate', 'kept_rows', 'at_own_rate', 'held_out', 'every_build', 'ways_to_build']
 
 # %% ../nbs/lib/63_remarks.ipynb #eae8a241
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from .tables import known_rows
 
 # %% ../nbs/lib/63_remarks.ipynb #e44c87ef
 def at_higher_scales(
-    found: Findings,  # of all scales
+    judged: Callable[[], Findings],  # of all scales; not called where a page's scale is no evidence
     verdicts: pd.DataFrame,  # of a page, as `claims.of_page`
     scale: str,  # of the page
 ) -> str:
@@ -29,6 +30,7 @@ def at_higher_scales(
     rule = f"These verdicts are of scale `{scale}`. The [paper](../paper.ipynb) takes each claim at the highest scale that has it whole."
     if not SCALES[scale].evidence:
         return rule
+    found = judged()
     higher, own = [name for name in SCALES if height(name) > height(scale)], found.claims.loc[list(verdicts.id)]
     lines = [_decided(found, name, own.id[own.scale == name], here) for name in higher if (own.scale == name).any()]
     part = [f"{id} ({told})" for id in own.id if higher and (told := partly(found, id))]

@@ -36,16 +36,16 @@ def sample(
     return values
 
 
-def _confident(confidence: float) -> float:
-    "A confidence as it was given; raises `InputError` for one that is no share."
-    if not (isinstance(confidence, Real) and 0 < confidence < 1):
-        raise InputError(f"confidence must lie between 0 and 1, got {confidence!r}")
-    return confidence
+def _share(share: float, name: str = "confidence") -> float:
+    "A share as it was given; raises `InputError` for what is none."
+    if not (isinstance(share, Real) and 0 < share < 1):
+        raise InputError(f"{name} must lie between 0 and 1, got {share!r}")
+    return share
 
 
 def t_quantile(df: float, confidence: float) -> float:
     "Half the width of a two-sided t-interval, in standard errors; raises `InputError` for a confidence that is no share."
-    return float(special.stdtrit(df, (1 + _confident(confidence)) / 2))
+    return float(special.stdtrit(df, (1 + _share(confidence)) / 2))
 
 
 def mean_interval(
@@ -230,10 +230,15 @@ def power(
     df: float,  # degrees of freedom
     alpha: float = 0.05,  # two-sided
 ) -> float:
-    "Chance that a two-sided test finds a true difference, on its side."
+    "Chance that a two-sided test finds a true difference, on its side; raises `InputError` for what is no standard error, degrees of freedom or level."
+    if not (error >= 0 and df > 0):
+        raise InputError(f"a power needs a standard error of at least 0 and degrees of freedom above 0, got {error!r} and {df!r}")
+    limit = t_quantile(df, 1 - _share(alpha, "alpha"))
     if not error:
         return float(difference != 0)
-    return float(1 - special.nctdtr(df, min(abs(difference) / error, 30.0), t_quantile(df, 1 - alpha)))
+    apart = abs(difference) / error
+    missed = special.nctdtr(df, apart, limit) if apart < 1000 else np.nan  # nan also where the series gives up, always far from the limit
+    return float(special.chdtr(df, df * (apart / limit) ** 2) if np.isnan(missed) else 1 - missed)
 
 
 def detectable(
@@ -274,7 +279,7 @@ def share_interval(
 ) -> tuple[float, float, float]:  # share, low, high
     "A share with its exact binomial interval; raises `InputError` for numbers of which there is none."
     trials, successes = whole_number("trials", trials), whole_number("successes", successes, 0, trials)
-    interval = stats.binomtest(successes, trials).proportion_ci(_confident(confidence), method="exact")
+    interval = stats.binomtest(successes, trials).proportion_ci(_share(confidence), method="exact")
     return successes / trials, float(interval.low), float(interval.high)
 
 # %% ../nbs/lib/09_statistics.ipynb #ddd7b0fe

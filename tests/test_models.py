@@ -182,6 +182,63 @@ def test_modules_called_once_are_replaced_where_they_stand():
     assert len(gates_of(net)) == 49 and torch.equal(net(x), net(x))
 
 
+class Over(nn.Module):
+    "Goes on with what an activation wrote over; holds a layer that is never called, and one under a second name."
+
+    def __init__(self, activate):
+        super().__init__()
+        self.first, self.second, self.relu, self.spare = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.Sequential(nn.Conv2d(3, 3, 1))
+        self.again, self.activate, self.scale = self.second, activate, nn.Parameter(torch.ones(3))
+        self.register_buffer("note", torch.zeros(2), persistent=False)
+
+    def forward(self, x):
+        y = self.first(x)
+        seen = self.activate(self, y)
+        return self.second(seen) + y
+
+
+@pytest.mark.parametrize(
+    "activate",
+    [
+        lambda net, y: net.relu(y),
+        lambda net, y: net.relu(input=y),
+        lambda net, y: nn.functional.relu_(y),
+        lambda net, y: y.relu_().relu_(),
+        lambda net, y: nn.functional.relu(y, True),
+        lambda net, y: nn.functional.relu(input=y),
+    ],
+)
+def test_an_activation_that_writes_over_its_input_is_the_same_as_a_unit(activate):
+    torch.manual_seed(0)
+    net, x = Over(activate), torch.randn(2, 3, 9, 9)
+    gated = replace_activations(net, nn.ReLU, lambda channels: unit("relu", channels))
+    torch.testing.assert_close(gated(x), net(x))
+    gated.load_state_dict(net.state_dict())
+    assert gates_of(gated) and gated.again.weight is gated.second.weight
+
+
+def test_what_was_written_over_under_another_name_is_refused():
+    for activate in (lambda net, y: net.relu(y.flatten(2)).view_as(y), lambda net, y: net.relu(y[:, :])):
+        with pytest.raises(InputError, match=r"relu works in place, and \w+ goes on with what it wrote over"):
+            replace_activations(Over(activate), nn.ReLU, lambda channels: unit("relu", channels))
+
+
+def test_units_are_of_the_nets_type_and_in_its_mode():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()).double().eval()
+    net[4].train()
+    gated = replace_activations(net, nn.ReLU, lambda channels: unit("atac", channels))
+    assert {value.dtype for value in gated.state_dict().values() if value.is_floating_point()} == {torch.float64}
+    assert [not part.training for part in (gated, gated[2], gated[2].gate.squeeze_norm, gated[4])] == [True, True, True, False]
+
+
+def test_a_unit_for_maps_does_not_stand_behind_a_linear_layer():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(InputError, match=r"make\(8\) gives no unit for vectors"):
+        replace_activations(net, nn.ReLU, lambda channels: unit("atac", channels))
+    for make in (lambda channels: unit("se", channels), lambda channels: unit("atac" if channels == 4 else "relu", channels)):
+        assert replace_activations(net, nn.ReLU, make)(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+
+
 def test_what_hides_the_number_of_channels_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.ReLU())
     with pytest.raises(InputError, match="cannot tell how many channels"):
