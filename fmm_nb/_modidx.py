@@ -1002,6 +1002,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                  'fmm_nb.training._group': ('lib/training.html#_group', 'fmm_nb/training.py'),
                                  'fmm_nb.training._one_by_one': ('lib/training.html#_one_by_one', 'fmm_nb/training.py'),
                                  'fmm_nb.training._pickled': ('lib/training.html#_pickled', 'fmm_nb/training.py'),
+                                 'fmm_nb.training.input_unit_of': ('lib/training.html#input_unit_of', 'fmm_nb/training.py'),
                                  'fmm_nb.training.measurers': ('lib/training.html#measurers', 'fmm_nb/training.py'),
                                  'fmm_nb.training.net_and_images': ('lib/training.html#net_and_images', 'fmm_nb/training.py'),
                                  'fmm_nb.training.programs': ('lib/training.html#programs', 'fmm_nb/training.py'),
