@@ -38,7 +38,7 @@ def provenance(trained) -> dict:
 def rows(
     name: str,  # of the table
     nets: list[Spec],  # the nets to measure
-    measure: Callable,  # Trained → dict or list of dicts
+    measure: Callable,  # Trained → dict, list or generator of dicts
     scale: str,  # smoke, cpu or paper
     store: str | Path | None = None,  # where trained nets are kept; None: build/store
     out: str | Path | None = None,  # where rows are kept; None: build/<scale>
