@@ -253,6 +253,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.figures.legend': ('lib/figures.html#legend', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.legend_of': ('lib/figures.html#legend_of', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.log_axis': ('lib/figures.html#log_axis', 'fmm_nb/figures.py'),
+                                'fmm_nb.figures.round_ticks': ('lib/figures.html#round_ticks', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.save': ('lib/figures.html#save', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.style': ('lib/figures.html#style', 'fmm_nb/figures.py')},
             'fmm_nb.files': { 'fmm_nb.files._unwritable': ('lib/files.html#_unwritable', 'fmm_nb/files.py'),
