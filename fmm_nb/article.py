@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLD', 'QUESTIONS', 'ADVICE', 'BESIDE', 'Findings', 'findings', 'quantity', 'numbers', 'partly', 'of_parts',
            'word_of', 'sentences', 'sentence', 'say', 'answers_in_brief', 'in_short', 'surprises', 'advice',
-           'claim_table', 'quantity_alone', 'tally', 'accuracies', 'recipes', 'with_numbers']
+           'claim_table', 'quantity_alone', 'tally', 'accuracies', 'recipes', 'of_page']
 
 # %% ../nbs/lib/54_article.ipynb #7c02bba0
 import csv
@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from . import claims
 from .claims import CLAIMS, planned, table, tables_of, told_note, told_reported, unit_of
 from .comparisons import as_difference, as_mean, as_ratio, sample_of
 from .files import data_folder
 from .judgement import on_set
 from .plan import SCALES, nets
 from .reproduction import estimates
-from .results import reported
+from .results import Study, reported
 from .sources import set_name, whole_set
-from .unit_rows import reported_percent
 
 # %% ../nbs/lib/54_article.ipynb #2321053f
 @dataclass(frozen=True)
@@ -250,9 +250,9 @@ def tally(found: Findings) -> str:
 
 # %% ../nbs/lib/54_article.ipynb #ad28dc61
 BESIDE = {  # experiment → (what a source reports by image set, the nets of which it does)
-    "03_multiplication": (reported("table1"), ("cnn", "am", "am_norl", "am_nomtp")),
-    "07_fmmnet": (reported("table4"), ("resnet", "fmmnet")),
-    "11_locality": (partial(reported_percent, "atac_table2"), ("resnet_b1_relu", "resnet_b1_atac")),
+    "03_multiplication": (partial(reported, "table1"), ("cnn", "am", "am_norl", "am_nomtp")),
+    "07_fmmnet": (partial(reported, "table4"), ("resnet", "fmmnet")),
+    "11_locality": (partial(reported, "atac_table2"), ("resnet_b1_relu", "resnet_b1_atac")),
 }
 
 
@@ -286,12 +286,11 @@ def _span(values) -> str:
     return " to ".join(str(value) for value in dict.fromkeys((known[0], known[-1]))) if known else ""
 
 # %% ../nbs/lib/54_article.ipynb #327da4ae
-def with_numbers(
-    claims: pd.DataFrame,  # of `claims.of_page`
-    rows: pd.DataFrame,  # of the page
-    scale: str,
-) -> pd.DataFrame:  # and `numbers`
-    "The claims of a page with what was measured of them."
-    names = dict.fromkeys(claims.experiment)
-    found = estimates({name: planned(rows, scale, name) for name in names})
-    return claims.assign(numbers=[numbers(found, id) for id in claims.id])
+def of_page(
+    experiment: Study,
+    rows: pd.DataFrame,  # of its nets
+) -> pd.DataFrame:  # as `claims.of_page`, and `numbers`
+    "The claims that a page decides, with what was measured of them."
+    found = estimates({experiment.name: planned(rows, experiment.scale, experiment.name)})
+    decided = claims.of_page(experiment.name, rows, experiment.scale, experiment.out.parent)
+    return decided.assign(numbers=[numbers(found, id) for id in decided.id])

@@ -18,10 +18,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
+from .budget import core_seconds
 from .errors import InputError, whole_number
 from .files import build_folder, data_folder, locked, need_repository, writable_folder, written
 from .pages import Page, inputs, made, missing_nets, products, state, status, why  # status: who runs a study asks how far it is
-from .plan import EXPERIMENTS, core_seconds, experiment_of, scale_of, specs
+from .plan import EXPERIMENTS, experiment_of, scale_of, specs
 from .sources import find, reason
 from .specs import Spec, from_dict
 from .store import FailedTraining, Store, records

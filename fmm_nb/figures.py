@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'UNIT_ARMS', 'INK', 'FULL', 'HALF', 'BESIDE', 'label', 'colour_of', 'style', 'save', 'differences',
-           'arm_differences', 'effect_lines', 'log_axis', 'legend', 'by_data']
+           'arm_differences', 'effect_lines', 'log_axis', 'legend', 'legend_of', 'by_data']
 
 # %% ../nbs/lib/29_figures.ipynb #94c7fb6a
 import builtins
@@ -262,6 +262,12 @@ def legend(
         for text, colour, marker in [mark(place, name)]
     ]
     figure.legend(handles=[*handles, *further], loc="outside upper center", ncols=columns)
+
+
+def legend_of(figure: Figure, columns: int = 5) -> None:
+    "A legend above a figure, of what its panels have labelled."
+    named = {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels())}
+    figure.legend(named.values(), named, loc="outside upper center", ncols=columns)
 
 # %% ../nbs/lib/29_figures.ipynb #c31649fc
 def by_data(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'CALLED', 'REVERSED', 'OPEN', 'AS_DRAWN', 'MATCHED', 'YES_NO', 'CELLS', 'GAINS', 'Claim', 'read_claims',
-           'variant', 'variants', 'at_loss', 'at_equal_loss', 'equal_loss', 'log_ratio', 'depends_on', 'readings',
-           'diverged', 'units', 'sets_of', 'on_set', 'cells', 'evidence', 'judge', 'decided']
+           'variant', 'variants', 'at_loss', 'at_equal_loss', 'equal_loss', 'log_ratio', 'effect_table', 'ratio_table',
+           'depends_on', 'readings', 'diverged', 'units', 'sets_of', 'on_set', 'cells', 'evidence', 'judge', 'decided']
 
 # %% ../nbs/lib/27_judgement.ipynb #fa59916d
 import csv
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -124,6 +125,32 @@ def log_ratio(
     "The logarithm of an arm's measure over another's: at the end of training or, of a way, at equal training loss."
     primary = f"log {column.removesuffix('__way')}"
     return equal_loss(rows, a, b, primary) if column.endswith("__way") else measured(rows, primary, {a: 1.0, b: -1.0})
+
+# %% ../nbs/lib/27_judgement.ipynb #da208152
+def effect_table(
+    found: Iterable[tuple],  # values of the first columns, and an effect or None
+    *about: str,  # the first columns
+) -> pd.DataFrame:
+    "A row an effect, with its numbers; what could not be compared is left out."
+    numbers = [one.name for one in fields(Effect) if one.name != "p_superior"]
+    return pd.DataFrame([dict(zip(about, names)) | vars(e) for *names, e in found if e], columns=[*about, *numbers])
+
+
+def ratio_table(
+    rows: pd.DataFrame,
+    measures: dict[str, tuple[str, str]],  # by title: the column, and which rows: "[path=cross_class]", or "" for all
+    arms: Iterable[str],  # in their order; those without rows are left out
+    reference: str = "cnn",
+) -> pd.DataFrame:  # data, model, measure, and the numbers of the effect
+    "The logarithm of each arm's measures over the reference's, on each image set, see `log_ratio`."
+    found = (
+        (data, arm, title, log_ratio(part, arm + where, reference + where, column))
+        for data, part in rows.groupby("data", sort=False)
+        for title, (column, where) in measures.items()
+        for arm in arms
+        if arm in set(part.model) - {reference}
+    )
+    return effect_table(found, "data", "model", "measure")
 
 # %% ../nbs/lib/27_judgement.ipynb #28e463bc
 def depends_on(claim: Claim, rows: pd.DataFrame, wanted: dict, found: Effect) -> str:

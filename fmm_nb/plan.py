@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['BEST_RATES', 'SCALES', 'LOG', 'NOTHING', 'MIXUP', 'EXPERIMENTS', 'RATES', 'SHORT', 'TABLE_IV', 'BRIEF', 'VARIED',
-           'TRIED', 'IMAGES_PER_SECOND', 'RESNET', 'SIDES', 'SPEEDS', 'Scale', 'Experiment', 'penalised', 'scale_of',
-           'experiment_of', 'image_sets', 'specs', 'sizes_of', 'nets', 'by_arm', 'core_seconds', 'added']
+           'TRIED', 'Scale', 'Experiment', 'penalised', 'scale_of', 'experiment_of', 'image_sets', 'specs', 'sizes_of',
+           'nets', 'by_arm']
 
 # %% ../nbs/lib/08_plan.ipynb #7eabaeaa
-import re
 from dataclasses import dataclass, field, replace
 
 from . import activation_arms as activation
@@ -17,7 +16,7 @@ from . import residual_arms as residual
 from .errors import InputError, unknown, whole_number
 from .fingerprints import published_name
 from .sources import find
-from .specs import MODELS, Arm, Protocol, Spec, family_of
+from .specs import MODELS, Arm, Protocol, Spec
 
 # %% ../nbs/lib/08_plan.ipynb #0bbdf431
 @dataclass(frozen=True)
@@ -372,33 +371,3 @@ def by_arm(
             seeds, recipe = min(count or arm.seeds, arm.seeds) if arm.seeds else asked, replace(sizes.protocol, **arm.protocol)
             found[name] = [Spec(arm.model, data, recipe, seed, arm.n_train or sizes.n_train, arm.options) for seed in range(seeds)]
     return found
-
-# %% ../nbs/lib/08_plan.ipynb #a206989b
-IMAGES_PER_SECOND = 1500  # of one core, training and evaluating a toy net on 28×28 pixels
-RESNET = 1600  # of one core, training resnet_b1 on 16×16 pixels, a mean over units
-SIDES = dict.fromkeys(("cifar10", "cifar100", "cifar100_coarse"), 32)  # pixels; other sets of the plan have 28
-SPEEDS = residual.SPEEDS | activation.SPEEDS  # of other nets, by model
-
-
-def core_seconds(nets: list[Spec]) -> float:
-    "An estimate of the time one core takes to train some nets; a set that is used whole is taken for one of 60,000 images."
-    return sum(_seconds(spec, spec.n_train or 60000) for spec in nets)
-
-
-def _seconds(spec: Spec, images: int) -> float:
-    "As `core_seconds`, of one net."
-    recipe = spec.protocol
-    if spec.model in MODELS or not re.match(r"(resnet|senet|genet_theta)_b", spec.model):
-        toy = recipe.shrink**2 if spec.model in (*MODELS, *activation.SPEEDS) else 1
-        return recipe.epochs * images / (SPEEDS.get(spec.model, IMAGES_PER_SECOND) * toy)
-    side = (recipe.canvas or SIDES.get(spec.data.split("[")[0], 28)) / recipe.shrink
-    tests = len({recipe.epochs, *recipe.evaluate, *recipe.snapshots}) * (1000 if spec.data.endswith("_mini") else 10000)
-    return (recipe.epochs * images + tests / 3) * (side / 16) ** 2 * (14 * family_of(spec.model)[1]["blocks"] - 2) / 12 / RESNET
-
-
-def added(experiment: str, scale: str) -> list[Spec]:
-    "The nets of an experiment that none before it in the table has, on all image sets of the scale, whether they are here or not."
-    names = list(EXPERIMENTS)
-    every = lambda name: nets(name, scale, [*sizes_of(name, scale).datasets, *sizes_of(name, scale).where_found])
-    before = {spec for name in names[: names.index(experiment)] for spec in every(name)}
-    return [spec for spec in dict.fromkeys(every(experiment)) if spec not in before]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .errors import InputError, unknown
@@ -37,7 +38,7 @@ def provenance(trained) -> dict:
 def rows(
     name: str,  # of the table
     nets: list[Spec],  # the nets to measure
-    measure: Callable,  # Trained → dict or list of dicts
+    measure: Callable,  # Trained → dict, list or generator of dicts
     scale: str,  # smoke, cpu or paper
     store: str | Path | None = None,  # where trained nets are kept; None: build/store
     out: str | Path | None = None,  # where rows are kept; None: build/<scale>
@@ -154,13 +155,18 @@ def one_precision(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/lib/24_results.ipynb #5ff4d041
 def reported(
     table: str,  # a file of data/reported, without its ending
-) -> Callable[[str], dict[str, float]]:  # image set → value by model
-    "The values of one of the sources' tables, by image set and model; none where the source has none; raises `InputError` for a table of none."
+    data: str,  # an image set
+    quantity: str = "test_accuracy",
+) -> dict[str, float]:  # by model, fractions in percent; none where the source has none
+    "The values of one of the sources' tables; raises `InputError` for a table or a quantity of none."
     path = data_folder() / "reported" / f"{table}.csv"
     if not path.exists():
         raise unknown("table", table, sorted(path.stem for path in path.parent.glob("*.csv")))
     values = pd.read_csv(path)
-    return lambda data: values[values.data == whole_set(data)].set_index("model").value.to_dict()
+    if quantity not in (known := set(values.get("quantity", ()))):
+        raise unknown("quantity", quantity, known, see=path)
+    found = values[(values.quantity == quantity) & (values.data == whole_set(data))].set_index("model")
+    return (found.value * np.where(found.unit == "fraction", 100, 1)).to_dict()
 
 # %% ../nbs/lib/24_results.ipynb #f9f3869f
 @dataclass(frozen=True)

@@ -229,7 +229,8 @@ def test_claims_are_judged_again_when_a_row_changed(tmp_path, monkeypatch):
 
 
 def test_the_plan_keeps_within_its_shares():
-    from fmm_nb.plan import EXPERIMENTS, SCALES, added, core_seconds
+    from fmm_nb.budget import added, core_seconds
+    from fmm_nb.plan import EXPERIMENTS, SCALES
 
     for scale in SCALES:
         for name, experiment in EXPERIMENTS.items():

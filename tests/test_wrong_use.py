@@ -227,7 +227,7 @@ def test_each_image_needs_its_label(images, labels):
             shape(NET, torch.zeros(images, 1, 28, 28), torch.arange(labels) % 3, "cross_class", 1, 32)
 
 
-@pytest.mark.parametrize("change", [lambda: replace_gate(NET, "features.0.gate", 3), lambda: replace_gate(NET, "no gate", nn.ReLU()), lambda: channels_removed(NET, {"no gate": torch.ones(1, 32)}).__enter__(), lambda: chord(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))), lambda: output_sensitivities(NET, torch.zeros(2, 1, 28, 28), 0.1), lambda: jacobian_norm(NET, torch.zeros(2, 1, 28, 28), unit=3.0), lambda: on_canvas(load("mnist_mini").subset(3, 3), 40.5), lambda: reported("no table"), lambda: permutation_null(np.eye(3), np.eye(3), seed=-1), lambda: write_pictures(load("mnist_mini").subset(3, 3), "/proc/none")])
+@pytest.mark.parametrize("change", [lambda: replace_gate(NET, "features.0.gate", 3), lambda: replace_gate(NET, "no gate", nn.ReLU()), lambda: channels_removed(NET, {"no gate": torch.ones(1, 32)}).__enter__(), lambda: chord(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))), lambda: output_sensitivities(NET, torch.zeros(2, 1, 28, 28), 0.1), lambda: jacobian_norm(NET, torch.zeros(2, 1, 28, 28), unit=3.0), lambda: on_canvas(load("mnist_mini").subset(3, 3), 40.5), lambda: reported("no table", "mnist"), lambda: permutation_null(np.eye(3), np.eye(3), seed=-1), lambda: write_pictures(load("mnist_mini").subset(3, 3), "/proc/none")])
 def test_what_cannot_be_done_is_told_in_one_line(change):
     with pytest.raises(InputError, match="^[^\n]+$"):
         change()
