@@ -122,7 +122,8 @@ def replace_activations(
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise InputError(f"the activation to replace is given as a class of modules, for example nn.ReLU, got {kind!r}")
     if not callable(make) or isinstance(make, nn.Module):
-        raise InputError(f"a function of the channels makes what takes its place, for example lambda channels: unit('atac', channels), got {make!r}")
+        given = type(make).__name__ if isinstance(make, nn.Module) else repr(make)
+        raise InputError(f"a function of the channels makes what takes its place, for example lambda channels: unit('atac', channels), got {given}")
     model = deepcopy(model)
     graph, modules = _trace(model, kind), dict(model.named_modules())
     calls = [node for node in graph.nodes if _is_call(node, modules, kind)]

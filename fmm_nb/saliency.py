@@ -187,8 +187,9 @@ def attention_weights(
 
 def _all_run(gates: dict[str, Gated], seen: dict) -> None:
     "Raise `InputError` for a gate that was not seen in a forward pass."
-    for name in gates.keys() - seen.keys():
-        raise InputError(f"gate {name} is not used in a forward pass in evaluation mode: take it out of the net")
+    for name in gates:
+        if name not in seen:
+            raise InputError(f"gate {name} is not used in a forward pass in evaluation mode: take it out of the net")
 
 # %% ../nbs/lib/20_saliency.ipynb #d8d456dd
 def channel_importance(
