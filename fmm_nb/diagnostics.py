@@ -6,7 +6,7 @@
 __all__ = ['log_rms', 'kurtosis', 'in_training', 'blocks_of', 'signals', 'gradient_growth']
 
 # %% ../nbs/lib/36_diagnostics.ipynb #7403c0f4
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pandas as pd
@@ -66,24 +66,16 @@ def signals(
     targets: Tensor,  # int64 [N], for the loss whose gradient is taken
 ) -> pd.DataFrame:  # a row a block: block (from 1), name, log_x, log_f, log_y, log_gradient_x, log_gradient_y, kurtosis_y
     "Logarithms of root mean squares in each block, as in training; raises `InputError` for a net without blocks, or classes that it has not."
-    blocks, noted = blocks_of(model), {}
+    blocks, noted, factors = blocks_of(model), {}, {}
     if not blocks:
         raise InputError(f"{type(model).__name__} has no blocks: none of its parts is a `Gated` map other than an activation")
-
-    def note(name):
-        return lambda gated, inputs, output: noted.__setitem__(name, (inputs[0], output))
-
-    hooks = [gated.register_forward_hook(note(name)) for name, gated in blocks.items()]
-    factors = {}
-    hooks += [gated.gate.register_forward_hook(lambda gate, inputs, output, name=name: factors.__setitem__(name, output)) for name, gated in blocks.items()]
-    try:
-        with in_training(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
-            logits = model(x.detach().clone().requires_grad_())
-            loss = F.cross_entropy(logits, class_of(targets, logits))
-            gradients = torch.autograd.grad(loss, [part for pair in noted.values() for part in pair], allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, in_training(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        for name, gated in blocks.items():
+            hooks.enter_context(gated.register_forward_hook(lambda gated, inputs, output, name=name: noted.__setitem__(name, (inputs[0], output))))
+            hooks.enter_context(gated.gate.register_forward_hook(lambda gate, inputs, output, name=name: factors.__setitem__(name, output)))
+        logits = model(x.detach().clone().requires_grad_())
+        loss = F.cross_entropy(logits, class_of(targets, logits))
+        gradients = torch.autograd.grad(loss, [part for pair in noted.values() for part in pair], allow_unused=True)
     back = dict(zip(noted, zip(gradients[::2], gradients[1::2])))
     factor = lambda name: factors.get(name, blocks[name].held)  # a gate that is held at a value was not asked
     return pd.DataFrame([_row(place, name, noted[name], factor(name), back[name]) for place, name in enumerate(noted, 1)])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMBINE', 'SQUASH', 'UNITS', 'normalised_product', 'Gated', 'ReLUGate', 'SwishGate', 'SineGate', 'SEGate', 'ATACGate',
            'means_around', 'ConstantGate', 'StaticGate', 'RandomGate', 'ShuffledGate', 'all_units', 'unit', 'gates_of',
-           'evaluation', 'read_gates', 'frozen_gates', 'replace_gate']
+           'evaluation', 'rewired', 'read_gates', 'frozen_gates', 'replace_gate']
 
 # %% ../nbs/lib/10_gates.ipynb #6bf6d5af
 import operator
@@ -275,6 +275,20 @@ def evaluation(model: nn.Module):
         model.train(modes[0][1])  # a net may do more than note its mode
         for module, mode in modes:
             module.training = mode
+
+# %% ../nbs/lib/10_gates.ipynb #60bf8e3b
+@contextmanager
+def rewired(forwards: dict[nn.Module, Callable]):
+    "Within the block these modules do something else; afterwards each has its own `forward` again, its class's or one of the module's alone."
+    own = {module: vars(module).get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module, forward in own.items():
+            vars(module).pop("forward", None)
+            vars(module).update({"forward": forward} if forward else {})
 
 # %% ../nbs/lib/10_gates.ipynb #daa308f0
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError, unknown, whole_number
-from .gates import ConstantGate, Gated, RandomGate, ReLUGate, SEGate, ShuffledGate, StaticGate, evaluation, unit
+from .gates import ConstantGate, Gated, RandomGate, ReLUGate, SEGate, ShuffledGate, StaticGate, evaluation, rewired, unit
 from .specs import MODELS, family_of, list_names
 
 # %% ../nbs/lib/11_models.ipynb #9540e618
@@ -207,7 +207,8 @@ def count_macs(
         raise InputError("the products within nn.LSTM cannot be counted: write its steps with nn.LSTMCell")
     parameter = next(model.parameters())
     x = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model), _without_norms(model), _plain_attention():
+    bare = {module: lambda x: x for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model), rewired(bare), _plain_attention():
         model(x)
     return counter.get_total_flops() // 2
 
@@ -222,21 +223,6 @@ def _plain_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-
-
-@contextmanager
-def _without_norms(model: nn.Module) -> Iterator[None]:
-    "Within the block each BatchNorm2d gives what it is given."
-    norms = {module: vars(module).get("forward") for module in model.modules() if isinstance(module, nn.BatchNorm2d)}  # and a form of its own, if it has one
-    for norm in norms:
-        norm.forward = lambda x: x
-    try:
-        yield
-    finally:
-        for norm, own in norms.items():
-            del norm.forward
-            if own:
-                norm.forward = own
 
 # %% ../nbs/lib/11_models.ipynb #e76f8d23
 def matched_widths(

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from .batches import stream
 from .errors import InputError, unknown, whole_number
-from .gates import COMBINE, Gated, ReLUGate, evaluation, gates_of
+from .gates import COMBINE, Gated, ReLUGate, evaluation, gates_of, rewired
 from .sensitivity import READINGS, fitting_size, float_images, in_batches, logits_of
 
 # %% ../nbs/lib/23_trajectories.ipynb #983830c1
@@ -228,12 +228,10 @@ def _watched(modules: dict[str, nn.Module], note: Callable[[nn.Module, Tensor], 
         names = chain([name], (f"{name}_{i}" for i in count(2)))
         seen[next(key for key in names if key not in seen)] = note(module, inputs[0])
 
-    hooks = [module.register_forward_pre_hook(partial(keep, name)) for name, module in modules.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_pre_hook(partial(keep, name)))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 # %% ../nbs/lib/23_trajectories.ipynb #17929d7a
 @torch.no_grad()
@@ -292,20 +290,12 @@ def piece(
     if len(float_images(x)) != 1:
         raise InputError(f"a piece is that of one image [1, C, H, W], got {list(x.shape)}")
     switches = _switches(model, trunk=False)
-    states, own = {name: [] for name in switches}, {name: vars(module).get("forward") for name, module in switches.items()}
+    states = {module: [] for module in switches.values()}
     with evaluation(model):
-        try:
-            for name, module in switches.items():
-                module.forward = partial(_noted, module, states[name])
-            with torch.no_grad():
-                model(x.clone())
-            for name, module in switches.items():
-                module.forward = partial(_held, module, cycle(states[name]))  # each of its calls within a pass has its own state
+        with rewired({module: partial(_noted, module, seen) for module, seen in states.items()}), torch.no_grad():
+            model(x.clone())
+        with rewired({module: partial(_held, module, cycle(seen)) for module, seen in states.items()}):  # each of its calls within a pass has its own state
             yield model
-        finally:
-            for name, module in switches.items():
-                del module.forward
-                vars(module).update({"forward": own[name]} if own[name] else {})
 
 
 def _noted(module: nn.Module, states: list[Tensor], x: Tensor) -> Tensor:
