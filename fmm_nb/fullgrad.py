@@ -175,12 +175,8 @@ def _places(model: nn.Module) -> Iterator[list[str]]:
     "A list whose last entry is the name of the module that is running."
     names, stack = {module: name for name, module in model.named_modules()}, [""]
     enter = register_module_forward_pre_hook(lambda module, inputs: stack.append(names.get(module, stack[-1])))
-    leave = register_module_forward_hook(lambda module, inputs, output: None if stack.pop() else None)
-    try:
+    with enter, register_module_forward_hook(lambda module, inputs, output: None if stack.pop() else None):
         yield stack
-    finally:
-        enter.remove()
-        leave.remove()
 
 # %% ../nbs/lib/19_fullgrad.ipynb #edc17a28
 GATES = ("full", "detached", "half")

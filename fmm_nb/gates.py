@@ -10,7 +10,7 @@ __all__ = ['COMBINE', 'SQUASH', 'UNITS', 'normalised_product', 'Gated', 'ReLUGat
 # %% ../nbs/lib/10_gates.ipynb #6bf6d5af
 import operator
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -311,13 +311,10 @@ def read_gates(
 
         return note
 
-    hooks = [gated.register_forward_hook(keep(name), with_kwargs=True) for name, gated in gates_of(model).items()]
-    try:
-        with evaluation(model):
-            model(x.clone())  # a net may write over its input
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, evaluation(model):
+        for name, gated in gates_of(model).items():
+            hooks.enter_context(gated.register_forward_hook(keep(name), with_kwargs=True))
+        model(x.clone())  # a net may write over its input
     return values
 
 # %% ../nbs/lib/10_gates.ipynb #1f0110ef

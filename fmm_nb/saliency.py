@@ -10,7 +10,7 @@ __all__ = ['POSTPROCESSING', 'BY_GRADIENT', 'IMPORTANCES', 'official_map', 'sign
 # %% ../nbs/lib/20_saliency.ipynb #55924b1a
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -213,7 +213,7 @@ def channel_importance(
 # %% ../nbs/lib/20_saliency.ipynb #3d6b25d7
 def _caught(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], part: str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     "By gate: its input h, its output y, and the gradient of the target's logit at one of the two."
-    seen, hooks = {}, []
+    seen = {}
 
     def keep(name):
         def note(gated, inputs, keywords, output):
@@ -224,16 +224,13 @@ def _caught(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str,
 
         return note
 
-    try:
-        hooks += [gated.register_forward_hook(keep(name), with_kwargs=True) for name, gated in gates.items()]
-        with torch.enable_grad():
-            logits = logits_of(model, x.detach().clone().requires_grad_())
-            _all_run(gates, seen)
-            output = logits.gather(1, class_of(target, logits)[:, None]).sum()
-            gradients = torch.autograd.grad(output, [seen[name][part] for name in gates], materialize_grads=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.enable_grad():
+        for name, gated in gates.items():
+            hooks.enter_context(gated.register_forward_hook(keep(name), with_kwargs=True))
+        logits = logits_of(model, x.detach().clone().requires_grad_())
+        _all_run(gates, seen)
+        output = logits.gather(1, class_of(target, logits)[:, None]).sum()
+        gradients = torch.autograd.grad(output, [seen[name][part] for name in gates], materialize_grads=True)
     return {name: (seen[name]["h"].detach(), seen[name]["y"].detach(), gradient) for name, gradient in zip(gates, gradients)}
 
 # %% ../nbs/lib/20_saliency.ipynb #fb00b70e
@@ -318,12 +315,10 @@ def channels_removed(
     gates = gates_of(model)
     for name in removed.keys() - gates.keys():
         raise unknown("gate", name, gates)
-    hooks = [gates[name].register_forward_pre_hook(drop(mask), with_kwargs=True) for name, mask in removed.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, mask in removed.items():
+            hooks.enter_context(gates[name].register_forward_pre_hook(drop(mask), with_kwargs=True))
         yield model
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 # %% ../nbs/lib/20_saliency.ipynb #694149c0
 def _ablation(recompute: bool) -> Callable:
