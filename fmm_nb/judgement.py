@@ -155,8 +155,7 @@ def ratio_table(
 # %% ../nbs/lib/27_judgement.ipynb #28e463bc
 def depends_on(claim: Claim, rows: pd.DataFrame, wanted: dict, found: Effect) -> str:
     "The variants of a claim's measure under which its effect has another sign, or does not stand apart from zero as it does, by name."
-    apart = claim.kind != "equivalence" and not _holds_zero(found)
-    marks = {name: _mark(other, found, apart) for name, other in readings(claim.primary, rows, wanted).items()}
+    marks = {name: _mark(other, found, claim.kind == "equivalence") for name, other in readings(claim.primary, rows, wanted).items()}
     return ", ".join(name + mark for name, mark in marks.items() if mark is not None)
 
 
@@ -177,12 +176,14 @@ CALLED = {  # variants of measures as the pages call them
 REVERSED, OPEN = " (reversed)", " (holds zero)"  # after the name of a variant that stands apart from zero on the other side, or whose interval holds it
 
 
-def _mark(other: Effect, found: Effect, apart: bool) -> str | None:
-    "What is written after the name of a variant, nothing where its sign alone is another; None where it says what the measure says."
-    turned, zero = other.difference * found.difference < 0, _holds_zero(other)
-    if apart:
-        return OPEN if zero else REVERSED if turned else None
-    return "" if turned else None
+def _mark(other: Effect, found: Effect, equivalent: bool) -> str | None:
+    "What is written after the name of a variant, nothing where its sign alone is another; None where it says what the measure says, or agrees with an equivalence."
+    turned = other.difference * found.difference < 0
+    if _holds_zero(found):
+        return "" if turned else None
+    if _holds_zero(other):
+        return None if equivalent else OPEN
+    return REVERSED if turned else None
 
 
 def _holds_zero(found: Effect) -> bool:

@@ -183,13 +183,13 @@ AGAINST = ("M14", "M15", "M30", "M35", "M37", "M38", "M40")  # claims that compa
 def controls(found: Findings, ids: tuple[str, ...] = AGAINST) -> pd.DataFrame:  # as `hostile`; the objection is a control
     """What each control does, against the vanilla net, to the measures of some claims.
 
-    `scale` is told where it is not the claim's own; `turned`: attention does the opposite at the claim's own."""
+    `scale` is told where it is not the claim's own; `turned`: attention lies on another side there than at the claim's own."""
     lines = []
     for claim in (CLAIMS[id] for id in ids if found.claims.scale[id]):
         for data in claim.data:
             (_, first), (scale, seen) = _with_controls(found, claim, data)
             judged, own = seen[label("am")], first[label("am")]
-            turned = bool(judged and own) and judged.difference * own.difference < 0
+            turned = bool(judged and own) and _numbers(judged, own)["side"] != _numbers(own, own)["side"]
             where = {"claim": claim.id, "data": data, "scale": "" if scale == found.claims.scale[claim.id] else scale, "turned": turned}
             lines += [where | {"objection": name} | _numbers(one, judged) for name, one in seen.items() if judged]
     return pd.DataFrame(lines, columns=[*COLUMNS[:2], "scale", "turned", *COLUMNS[2:]])
@@ -219,8 +219,8 @@ def as_attention(lines: pd.DataFrame) -> str:
     named = lambda part: ", ".join(f"{row.claim} on {set_name(row.data)}" for row in part.itertuples())
     below, turned = (part[(part.objection == attention) & (part.scale != "")] for part in (lines, every[every.turned.astype(bool)]))
     lower = f" Where their claims were decided no control was run: {named(below)} are told at scale {' or '.join(dict.fromkeys(below.scale))}." if len(below) else ""
-    lower += f" Left out, since attention does the opposite where the claim was decided: {named(turned)}." if len(turned) else ""
-    return f"Attention is apart from the plain net on {len(apart)} of {len(lines[lines.objection == attention])} measures and image sets; {same}.{lower}"
+    lower += f" Left out, since there attention does otherwise than where the claim was decided: {named(turned)}." if len(turned) else ""
+    return f"Of {len(lines[lines.objection == attention])} measures and image sets that can be told, attention is apart from the plain net on {len(apart)}; {same}.{lower}"
 
 # %% ../nbs/lib/55_objections.ipynb #32394853
 def over_all(claims: pd.DataFrame) -> list[str]:  # ids

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 from contextlib import suppress
+from numbers import Real
 from pathlib import Path
 
 from .errors import InputError, whole_number
@@ -114,7 +115,7 @@ def run_slice(
 ) -> bool:  # whether all is done
     "Run as much of a scale as fits in some minutes; the same call goes on. Raises `InputError` for what no call can run."
     need_repository("fmm slice")
-    if not 0 < minutes < 10**6:
+    if not isinstance(minutes, Real) or not 0 < minutes < 10**6:
         raise InputError(f"minutes must be a number above 0, got {minutes!r}")
     scale_of(scale), whole_number("workers", workers)
     deadline, done = time.monotonic() + 60 * minutes, True
@@ -181,10 +182,11 @@ def take_in(
     with beside(build) as folder:
         fresh = unpack(archive, folder / "files")
         files = [path for path in sorted(fresh.rglob("*")) if path.is_file()]
+        rows = {path: read_rows(path) for path in files if path.parent.name == "rows"}  # all, before anything is taken in
         for path in files:
             target = build / path.relative_to(fresh)
-            if path.parent.name == "rows":
-                append_rows(target, read_rows(path))
+            if path in rows:
+                append_rows(target, rows[path])
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)

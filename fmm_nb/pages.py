@@ -214,7 +214,7 @@ def _maker(file: str, scale: str, build: Path) -> str:
     "The page that makes a file of results, by what was made here at a scale or published at any; raises `InputError` for a file that none has made."
     places = [(scale_of(scale) and scale, build), *((name, data_folder() / "results") for name in SCALES)]
     pages = [Page(name, at, folder) for at, folder in places for name in (*EXPERIMENTS, "paper")]
-    makers = {path.name: page.name for page in pages for path in (page.target, *products(page))}
+    makers = {path.name: page.name for page in pages for path in (page.target, *products(page))} | {"again.csv": "paper"}
     if file not in makers:
         raise unknown("file", file, makers)
     return makers[file]

@@ -42,7 +42,7 @@ def _decided(found: Findings, name: str, ids: pd.Series, here: pd.Series) -> str
     "The claims that a scale decides, those first that it decides otherwise than a page does."
     other, same = ([id for id in ids if (found.claims.verdict[id] != here[id]) == apart] for apart in (True, False))
     told = [f"{id} *{found.claims.verdict[id]}*, here *{here[id]}*" + (f" ({seen})" if (seen := numbers(found.estimates, id)) else "") for id in other]
-    return f"- Scale `{name}` decides {'; '.join(told)}" + (f"{'; ' if told else ''}as here: {', '.join(same)}" if same else "") + "."
+    return f"- Scale `{name}` has in full {'; '.join(told)}" + (f"{'; ' if told else ''}as here: {', '.join(same)}" if same else "") + "."
 
 # %% ../nbs/lib/63_remarks.ipynb #a456f7c4
 def one_rate(
@@ -90,8 +90,8 @@ def at_own_rate(
 def held_out(data: str, rate: float, scale: str, build: Path | None = None) -> float | None:
     "The accuracy of attention on held-out images in percent, at a learning rate, after the last epoch; None where it was not run."
     rows = kept_rows("09_recipes", scale, build)
-    rows = rows[(rows.model == "am") & (rows.data == data)]
-    return rows[(rows.learning_rate == rate) & (rows.epoch == rows.epoch.max())].validation_accuracy_percent.mean() if len(rows) else None
+    rows = rows[(rows.model == "am") & (rows.data == data) & (rows.get("learning_rate") == rate)] if len(rows) else rows
+    return rows[rows.epoch == rows.epoch.max()].validation_accuracy_percent.mean() if len(rows) else None
 
 # %% ../nbs/lib/63_remarks.ipynb #98d94880
 PLANNED = "as planned"
@@ -102,7 +102,8 @@ def every_build(
     build: Path | None = None,
 ) -> pd.DataFrame:  # with a column variant, missing for the nets as planned
     "The rows of the nets that decide the claims on FMMNet, and of those that are built otherwise."
-    return pd.concat([kept_rows(table, scale, build) for table in ("07_fmmnet", "07_variants")], ignore_index=True)
+    found = pd.concat([kept_rows(table, scale, build) for table in ("07_fmmnet", "07_variants")], ignore_index=True)
+    return found if "variant" in found else found.assign(variant=None)
 
 
 def ways_to_build(

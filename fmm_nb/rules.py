@@ -56,7 +56,7 @@ def all_of(parts: list[Evidence | None]) -> Evidence | None:
     weakest = max(parts, key=lambda part: part.support)
     depends_on, seen = ("; ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*[(part.depends_on, part.seen) for part in parts]))
     whole = not missing and all(part.whole for part in parts)
-    against, effects = float(min(holm([part.contradict for part in parts]))), tuple(part.effect for part in run if part.effect)
+    against, effects = float(min(holm([part.contradict for part in parts]))), tuple(one for part in run for one in ((part.effect,) if part.effect else part.effects))
     return Evidence(weakest.support, against, None, f"{len(run)} of {len(parts)} parts were run", depends_on, whole, seen, effects)
 
 # %% ../nbs/lib/25_rules.ipynb #56e6b800

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field, fields
-from numbers import Number, Real
+from numbers import Real
 
 from .errors import InputError, number_to, unknown, whole_number
 from .fingerprints import fingerprint
@@ -171,17 +171,26 @@ class Spec:
         text = json.dumps(identity(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-
+# %% ../nbs/lib/07_specs.ipynb #16652d8b
 def plain_options(options: dict) -> dict:
     "Keywords of `create_model` as plain values, numpy's numbers and lists among them; raises `InputError` for what JSON cannot hold."
     if not isinstance(options, dict):
         raise InputError(f"options must be keywords of create_model, for example {{'reduction': 8}}, got {options!r}")
-    plain = {name: value.item() if isinstance(value, Number) and hasattr(value, "item") else tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    plain = {name: _plain(value) for name, value in options.items()}
     try:
         json.dumps(plain)
     except TypeError as error:
         raise InputError(f"options must be plain values, which a key can be made of, got {options!r}") from error
     return plain
+
+
+def _plain(value):
+    "A value as Python's own, and what is in it."
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value.item() if type(value).__module__ == "numpy" and not getattr(value, "shape", None) else value
 
 # %% ../nbs/lib/07_specs.ipynb #3ae65875
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_variants_that_turn_an_effect_or_open_it_are_named():
     rows = rows_of(am=UP, cnn=DOWN).assign(**{f"{ACCURACY}__as_it_is": [*UP, *DOWN], f"{ACCURACY}__other_sign": [*DOWN, *UP], f"{ACCURACY}__with_noise": [9.0, -9.0, 2.0, 1.0, 1.0, 0.0], f"{ACCURACY}__not_run": np.nan, "other__variant": [*DOWN, *UP]})
     wanted, found = {"am": 1.0, "cnn": -1.0}, effect(UP, DOWN)
     assert depends_on(claim("difference", ""), rows, wanted, found) == f"other sign{REVERSED}, with noise{OPEN}"
-    assert depends_on(claim("equivalence", ""), rows, wanted, found) == "other sign"
+    assert depends_on(claim("equivalence", ""), rows, wanted, found) == f"other sign{REVERSED}"
     open_already = replace(found, low=0.0)
     assert depends_on(claim("difference", ""), rows, wanted, open_already) == depends_on(claim("difference", ""), rows, wanted, replace(found, low=-1.0)) == "other sign"
     assert depends_on(claim("difference", ""), rows, wanted, replace(found, difference=0.0)) == "with noise" + OPEN
@@ -135,7 +135,7 @@ def test_an_equivalence_is_its_rule_and_nothing_where_a_run_diverged():
     assert evidence(wanted, rows) == rules.equivalence(effect(UP, DOWN), 0, 0.5)
     assert evidence(wanted, rows.assign(diverged_at=DIVERGED)) == Evidence(1.0, 1.0, effect(UP, DOWN), "a run diverged")
     assert evidence(replace(wanted, comparators="am vs other"), rows) is None
-    assert evidence(wanted, rows.assign(**{f"{ACCURACY}__best": [*DOWN, *UP]})).depends_on == "best"
+    assert evidence(wanted, rows.assign(**{f"{ACCURACY}__best": [*DOWN, *UP]})).depends_on == "best" + REVERSED
 
 
 @pytest.mark.parametrize("ratio, reached", [(1.0, True), (1.09, True), (1 / 1.09, True), (1.11, False), (1 / 1.11, False)])

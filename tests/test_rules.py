@@ -236,6 +236,12 @@ def test_a_causal_claim_needs_every_control():
     assert word(vanilla) == "supported" and word(vanilla, control) == "contradicted"
 
 
+def test_several_numbers_are_kept_also_where_a_part_has_several():
+    one, two, three = (effect([1.0, 2.0, other], [0.0, 0.1, 0.2]) for other in (3.0, 4.0, 5.0))
+    parts = [rules.Evidence(0.5, 0.5, effects=(one, two)), rules.Evidence(0.5, 0.5, three), None]
+    assert rules.all_of(parts).effects == (one, two, three)
+
+
 def test_what_was_not_run_makes_a_family_no_smaller():
     strong = rules.Evidence(0.02, 1.0)
     assert rules.decide({"one": strong})["one"] == "supported"
