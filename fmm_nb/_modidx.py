@@ -841,6 +841,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                                                                 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity.Moments.variance': ( 'lib/sensitivity.html#moments.variance',
                                                                              'fmm_nb/sensitivity.py'),
+                                    'fmm_nb.sensitivity._apart': ('lib/sensitivity.html#_apart', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity._by_name': ('lib/sensitivity.html#_by_name', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity._contest': ('lib/sensitivity.html#_contest', 'fmm_nb/sensitivity.py'),
                                     'fmm_nb.sensitivity._gram': ('lib/sensitivity.html#_gram', 'fmm_nb/sensitivity.py'),

@@ -70,7 +70,8 @@ def _channels(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int 
 
 # %% ../nbs/lib/60_activations.ipynb #9e3841f2
 VIEWS = {"view", "view_as", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "expand", "expand_as", "contiguous",
-         "detach", "getitem", "chunk", "split", "unbind", "narrow", "select", "dropout"}
+         "detach", "getitem", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "diagonal", "unfold", "swapaxes", "swapdims", "moveaxis", "t", "ravel",
+         "broadcast_to", "as_strided", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "dropout"}
 VIEWING_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout2d)
 
 
@@ -80,7 +81,7 @@ def _writes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return bool(getattr(modules[node.target], "inplace", False))
     name = getattr(node.target, "__name__", str(node.target))
     marked = name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")
-    return node.op in ("call_function", "call_method") and (marked or node.kwargs.get("inplace") is True or node.args[1:2] == (True,))
+    return node.op in ("call_function", "call_method") and (marked or node.kwargs.get("inplace") is True or (len(node.args) > 1 and node.args[1] is True))
 
 
 def _one_memory(node: fx.Node, before: list[fx.Node], sharing: set[fx.Node]) -> set[fx.Node]:

@@ -198,10 +198,10 @@ def distances(
 
 @cache
 def right(*case) -> bool:
-    "Whether the operation fits on the GPU, and is about as near to float64 as the library's; cases are those of `distances`."
+    "Whether the operation can be started on the GPU, and is about as near to float64 as the library's; cases are those of `distances`."
     try:
         ours, theirs = distances(*case)
-    except triton.OutOfResources:
+    except (triton.OutOfResources, triton.CompilationError, RuntimeError):
         return False
     return bool((ours < 1.5 * theirs + 1e-5).all())
 
@@ -222,7 +222,7 @@ def quicken(
     if right((IMAGES, conv.in_channels, size, size), conv.out_channels, not block.gate_first, half):
         block.pooled = first_pooled
     else:
-        warnings.warn("first_layer does not fit on this GPU, or is not right there with this Triton: the library's operations are used")
+        warnings.warn("first_layer cannot be started on this GPU, or is not right there with this Triton: the library's operations are used")
 
 
 def first_pooled(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ class _Calls(TorchFunctionMode):
         title = f"{self.place[-1]}.{name.strip('_')}".lstrip(".")
         self.names[title] += 1
         number = f" ({self.names[title]})" if self.names[title] > 1 else ""
-        channels = -1 if name == "linear" else 1 if name in AFFINE or not self.turned else None
+        channels = (-1 if self.turned else None) if name == "linear" else 1 if name in AFFINE or not self.turned else None
         self.calls.append(Call(title + number, kind, bias, torch.autograd.graph.get_gradient_edge(output), channels))
 
 # %% ../nbs/lib/19_fullgrad.ipynb #68489773
@@ -87,7 +87,7 @@ HOMOGENEOUS = {"relu", "relu_", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d
 AFFINE = {"conv2d", "linear", "batch_norm"}  # in one argument that descends from the image
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__"}
 PRODUCTS = {"mul", "__mul__", "__rmul__", "multiply", "mul_", "__imul__"}
-TURNS = {"permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "einsum"}
+TURNS = {"permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "einsum", "stack", "unbind"}
 SILENT = {"__get__", "__set__", "size", "dim", "numel", "type", "is_floating_point", "detach", "requires_grad_", "new_full"}
 
 

@@ -272,7 +272,9 @@ def evaluation(model: nn.Module):
     try:
         yield model.eval()
     finally:
-        model.train(modes[0][1])  # a net may do more than note its mode
+        for module, mode in modes:  # parents come first
+            if type(module).train is not nn.Module.train:  # it may do more than note its mode
+                module.train(mode)
         for module, mode in modes:
             module.training = mode
 

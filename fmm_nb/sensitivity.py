@@ -62,13 +62,18 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
 
 
 def as_logits(logits, model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
-    "What a net said about a batch; raises `InputError` unless that is a row an image, and where gradients are on and none comes from the image."
+    "What a net said about a batch; raises `InputError` unless that is a row an image, and where gradients are on and it has none."
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"{type(model).__name__} must give logits [N, K] for images {list(x.shape)}, got {given}")
     if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
-        raise InputError(f"what {type(model).__name__} gives does not follow from the image by operations that can be differentiated")
+        raise _apart(model)
     return logits
+
+
+def _apart(model: nn.Module) -> InputError:
+    "The error for a net through which no gradient reaches the image."
+    return InputError(f"what {type(model).__name__} gives does not follow from the image by operations that can be differentiated")
 
 # %% ../nbs/lib/22_sensitivity.ipynb #515d9f73
 INPUT_SCALES = {"standardised": 0.0, "[0, 1]": 1.0, "[0, 255]": 255.0}  # white minus black; standardised: by each channel's deviation
@@ -136,7 +141,9 @@ def _gram(model: nn.Module, x: Tensor, unit: Tensor | None) -> tuple[Tensor, Ten
     classes = logits.shape[1]
     jacobian = x.new_empty(len(x), classes, x[0].numel(), dtype=torch.promote_types(x.dtype, torch.float32))  # a product of halves would overflow
     for k in range(classes):
-        row = torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < classes)[0]
+        (row,) = torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < classes, allow_unused=True)
+        if row is None:
+            raise _apart(model)
         jacobian[:, k] = _stretched(row, unit).flatten(1)
     return jacobian @ jacobian.mT, logits.detach()
 

@@ -206,6 +206,7 @@ class Over(nn.Module):
         lambda net, y: y.relu_().relu_(),
         lambda net, y: nn.functional.relu(y, True),
         lambda net, y: nn.functional.relu(input=y),
+        lambda net, y: nn.functional.relu_(nn.functional.avg_pool2d(y, 1)),
     ],
 )
 def test_an_activation_that_writes_over_its_input_is_the_same_as_a_unit(activate):
@@ -218,7 +219,8 @@ def test_an_activation_that_writes_over_its_input_is_the_same_as_a_unit(activate
 
 
 def test_what_was_written_over_under_another_name_is_refused():
-    for activate in (lambda net, y: net.relu(y.flatten(2)).view_as(y), lambda net, y: net.relu(y[:, :])):
+    before = lambda taken, written: taken
+    for activate in (lambda net, y: net.relu(y.flatten(2)).view_as(y), lambda net, y: net.relu(y[:, :]), lambda net, y: before(y.float(), net.relu(y)), lambda net, y: before(y.swapaxes(2, 3), net.relu(y)).swapaxes(2, 3)):
         with pytest.raises(InputError, match=r"relu works in place, and \w+ goes on with what it wrote over"):
             replace_activations(Over(activate), nn.ReLU, lambda channels: unit("relu", channels))
 

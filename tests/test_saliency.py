@@ -384,3 +384,23 @@ def test_200_calls_leave_memory_and_the_net_as_they_were(use):
         use(net, x)
     assert tensors() == before and resident() - size < 2**23
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_what_stands_on_no_known_axes_is_left_out_of_a_map():
+    class Stacked(nn.Module):
+        "Channels last without a permutation, or a layer along the width: whose term is no map of channels."
+
+        def __init__(self, act):
+            super().__init__()
+            self.stem, self.row, self.bias, self.act, self.head = nn.Conv2d(1, 4, 3), nn.Linear(6, 6), nn.Parameter(torch.randn(4)), act, nn.Conv2d(4, 3, 1)
+
+        def forward(self, x):
+            return self.head(self.act(self, self.stem(x))).mean((2, 3))
+
+    last = Stacked(lambda net, y: (torch.stack(y.unbind(1), -1) + net.bias).relu().permute(0, 3, 1, 2))
+    along = Stacked(lambda net, y: net.row(y).relu())
+    for net in (last, along):
+        torch.manual_seed(0)
+        x = torch.randn(2, 1, 8, 8)
+        shapes = {tuple(term.shape[2:]) for term in FullGrad(net).terms(x, net(x).argmax(1)).values()}
+        assert shapes <= {(8, 8), (6, 6)} and FullGrad(net).attribute(x).shape == (2, 1, 8, 8)

@@ -240,3 +240,12 @@ def test_mistakes_are_named(case, call, text):
     with pytest.raises(InputError) as error:
         call(*case)
     assert text in str(error.value)
+
+
+def test_a_net_through_which_no_gradient_reaches_the_image_is_told():
+    class Apart(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.detach().flatten(1))
+
+    with pytest.raises(InputError, match="what Apart gives does not follow from the image"):
+        jacobian_norm(Apart(4, 3), torch.rand(2, 1, 2, 2))
