@@ -73,16 +73,11 @@ def written(
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        if error.filename is not None and Path(error.filename) != part:  # another file, which the block opens
-            raise
         raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):

@@ -4,14 +4,11 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'CALLED', 'REVERSED', 'OPEN', 'AS_DRAWN', 'MATCHED', 'YES_NO', 'CELLS', 'GAINS', 'Claim', 'read_claims',
-           'variant', 'variants', 'at_loss', 'at_equal_loss', 'equal_loss', 'log_ratio', 'effect_table', 'ratio_table',
            'depends_on', 'readings', 'diverged', 'units', 'sets_of', 'on_set', 'cells', 'evidence', 'judge', 'decided']
 
 # %% ../nbs/lib/27_judgement.ipynb #fa59916d
 import csv
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,10 +17,11 @@ import pandas as pd
 
 from . import rules
 from .comparisons import arm_rows, contrasts, expanded, measured, sample_of, two_arms
+from .effects import equal_loss, variant
 from .files import data_folder
 from .rules import Evidence
 from .sources import set_name, whole_set
-from .statistics import Effect, effect
+from .statistics import Effect
 
 # %% ../nbs/lib/27_judgement.ipynb #685e97b5
 @dataclass(frozen=True)
@@ -60,97 +58,6 @@ def _claim(row: dict[str, str]) -> Claim:
 
 
 CLAIMS = read_claims(data_folder() / "reported" / "claims.csv")
-
-# %% ../nbs/lib/27_judgement.ipynb #8d7454ad
-def variant(primary: str, name: str) -> str:
-    "The column of a variant of a measure; a \"log \" before the measure stays before the variant."
-    return f"{primary}__{name}"
-
-
-def variants(
-    primary: str,  # the column of the definition that decides
-    values: dict[str, float],  # by definition
-    first: str,  # the one that decides
-) -> dict[str, float]:
-    "The columns of a measure: the definition that decides, and its variants."
-    return {primary: values[first]} | {variant(primary, name): value for name, value in values.items() if name != first}
-
-# %% ../nbs/lib/27_judgement.ipynb #720c5b9d
-def at_loss(
-    way: list,  # [clean training loss, value] at each snapshot and the end
-    loss: float,
-) -> float:  # nan where the way does not pass that loss
-    "The value with which a run passes a training loss, interpolated between snapshots."
-    losses, values = np.array(way).T
-    below = np.flatnonzero(losses <= loss)
-    if not len(below) or losses[0] < loss:
-        return np.nan
-    last = below[0]
-    return float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
-
-
-def at_equal_loss(
-    rows: pd.DataFrame,
-    a: str,
-    b: str,
-    primary: str = "test_accuracy_percent",  # "log " before it: its logarithm
-) -> tuple[np.ndarray, np.ndarray] | None:  # a value a seed, of each arm; None where not comparable
-    "The values of two arms where all their runs have one training loss: the lowest that all reach."
-    column = "way" if primary == "test_accuracy_percent" else variant(primary.removeprefix("log "), "way")
-    if column not in rows:
-        return None
-    ways = {arm: [json.loads(str(way)) for way in arm_rows(rows, arm, "seed", column).dropna(subset=[column]).drop_duplicates("seed")[column]] for arm in (a, b)}
-    if any(len(runs) < 2 or [] in runs for runs in ways.values()):
-        return None
-    if primary.startswith("log "):  # what grows as a power of the loss is read off without a bias
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ways = {arm: [np.log(way) for way in runs] for arm, runs in ways.items()}
-    loss = max(way[-1][0] for runs in ways.values() for way in runs)
-    values = [np.array([at_loss(way, loss) for way in ways[arm]]) for arm in (a, b)]
-    return tuple(values) if np.isfinite(np.concatenate(values)).all() else None
-
-
-def equal_loss(rows: pd.DataFrame, a: str, b: str, primary: str = "test_accuracy_percent") -> Effect | None:
-    "The difference of two arms at equal training loss; arguments as of `at_equal_loss`."
-    values = at_equal_loss(rows, a, b, primary)
-    return None if values is None else effect(*values)
-
-# %% ../nbs/lib/27_judgement.ipynb #2db70971
-def log_ratio(
-    rows: pd.DataFrame,
-    a: str,  # an arm
-    b: str,
-    column: str,  # a measure, or its way
-) -> Effect | None:  # None where the two cannot be compared
-    "The logarithm of an arm's measure over another's: at the end of training or, of a way, at equal training loss."
-    primary = f"log {column.removesuffix('__way')}"
-    return equal_loss(rows, a, b, primary) if column.endswith("__way") else measured(rows, primary, {a: 1.0, b: -1.0})
-
-# %% ../nbs/lib/27_judgement.ipynb #da208152
-def effect_table(
-    found: Iterable[tuple],  # values of the first columns, and an effect or None
-    *about: str,  # the first columns
-) -> pd.DataFrame:
-    "A row an effect, with its numbers; what could not be compared is left out."
-    numbers = [one.name for one in fields(Effect) if one.name != "p_superior"]
-    return pd.DataFrame([dict(zip(about, names)) | vars(e) for *names, e in found if e], columns=[*about, *numbers])
-
-
-def ratio_table(
-    rows: pd.DataFrame,
-    measures: dict[str, tuple[str, str]],  # by title: the column, and which rows: "[path=cross_class]", or "" for all
-    arms: Iterable[str],  # in their order; those without rows are left out
-    reference: str = "cnn",
-) -> pd.DataFrame:  # data, model, measure, and the numbers of the effect
-    "The logarithm of each arm's measures over the reference's, on each image set, see `log_ratio`."
-    found = (
-        (data, arm, title, log_ratio(part, arm + where, reference + where, column))
-        for data, part in rows.groupby("data", sort=False)
-        for title, (column, where) in measures.items()
-        for arm in arms
-        if arm in set(part.model) - {reference}
-    )
-    return effect_table(found, "data", "model", "measure")
 
 # %% ../nbs/lib/27_judgement.ipynb #28e463bc
 def depends_on(claim: Claim, rows: pd.DataFrame, wanted: dict, found: Effect) -> str:

@@ -18,7 +18,8 @@ import pandas as pd
 from .article import Findings, quantity
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .figures import label
-from .judgement import CLAIMS, GAINS, REVERSED, Claim, equal_loss, judge, on_set, readings, variant
+from .effects import equal_loss, variant
+from .judgement import CLAIMS, GAINS, REVERSED, Claim, judge, on_set, readings
 from .plan import by_arm
 from .rules import ALPHA
 from .sources import set_name

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from . import figures
 from .comparisons import measured, sample_of
 from .errors import InputError
-from .judgement import at_equal_loss
+from .effects import at_equal_loss
 from .statistics import Effect, effect
 
 # %% ../nbs/lib/57_specification.ipynb #74c8aaa7

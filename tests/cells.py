@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ["01_files", "09_statistics", "13_checkpoints", "18_store", "25_rules", "26_comparisons", "27_judgement", "28_claims"]
+PAGES = ["01_files", "09_statistics", "13_checkpoints", "18_store", "25_rules", "26_comparisons", "67_effects", "27_judgement", "28_claims"]
 LIBRARY = Path(__file__).resolve().parent.parent / "nbs" / "lib"
 
 

@@ -28,6 +28,7 @@ TESTS = {
     "rules": ["test_rules.py", "cells.py::test_cells[25_rules]", "test_judgement.py"],
     "comparisons": ["test_comparisons.py", "cells.py::test_cells[26_comparisons]", "test_judgement.py"],
     "judgement": ["test_judgement.py", "cells.py::test_cells[27_judgement]"],
+    "effects": ["test_judgement.py", "cells.py::test_cells[67_effects]"],
     "claims": ["test_claims.py", "cells.py::test_cells[28_claims]"],
 }  # fewer than all that could see a change: what these do not see, others may
 

@@ -9,7 +9,8 @@ import pytest
 from fmm_nb import claims
 from fmm_nb.claims import CLAIMS, planned
 from fmm_nb.comparisons import contrasts, expanded, measured
-from fmm_nb.judgement import cells, equal_loss, evidence, judge
+from fmm_nb.effects import equal_loss
+from fmm_nb.judgement import cells, evidence, judge
 from fmm_nb.measures import packed
 from fmm_nb.plan import SCALES, nets
 from fmm_nb.statistics import detectable, effect

@@ -58,7 +58,7 @@ def test_a_slice_that_no_call_can_run_is_refused(wrong, said):
 
 def test_who_stops_a_slice_stops_what_it_runs(tmp_path):
     child = "import os, time; open('pid.part', 'w').write(str(os.getpid())); os.replace('pid.part', 'pid'); time.sleep(600)"
-    code = f"import sys, time; from fmm_nb.offline import _stopped_at; _stopped_at(time.monotonic() + 600, [sys.executable, '-c', {child!r}])"
+    code = f"import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from fmm_nb.offline import _stopped_at; _stopped_at(time.monotonic() + 600, [sys.executable, '-c', {child!r}])"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     while not (tmp_path / "pid").exists():
         time.sleep(0.05)
