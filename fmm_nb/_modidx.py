@@ -601,7 +601,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.offline.Parts.__init__': ('lib/offline.html#parts.__init__', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline.Parts.cuts': ('lib/offline.html#parts.cuts', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline.Parts.write': ('lib/offline.html#parts.write', 'fmm_nb/offline.py'),
-                                'fmm_nb.offline._interrupt': ('lib/offline.html#_interrupt', 'fmm_nb/offline.py'),
+                                'fmm_nb.offline._end': ('lib/offline.html#_end', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline._stopped_at': ('lib/offline.html#_stopped_at', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline.bundle': ('lib/offline.html#bundle', 'fmm_nb/offline.py'),
                                 'fmm_nb.offline.contents': ('lib/offline.html#contents', 'fmm_nb/offline.py'),

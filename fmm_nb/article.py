@@ -271,9 +271,9 @@ def accuracies(found: Findings) -> pd.DataFrame:  # a row a net and image set
 
 
 def recipes(found: Findings) -> pd.DataFrame:  # a row a page and scale
-    "How the nets that have rows were trained."
+    "How the nets that decide claims were trained."
     lines = []
-    for (scale, name), rows in {(scale, name): rows for scale, tables in found.tables.items() for name, rows in tables.items()}.items():
+    for scale, name, rows in ((scale, name, rows) for scale, tables in found.tables.items() for name, rows in tables.items()):
         keys, sets = set(rows.key), list(rows.data.dropna().unique())
         trained = [spec for spec in nets(name, scale, sets) if spec.key in keys]
         of = lambda field: _span(getattr(spec.protocol, field) for spec in trained)

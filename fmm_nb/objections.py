@@ -128,8 +128,8 @@ def changed(
     computed = one[one.side != ""]
     named = lambda part: ", ".join(f"{row.claim} on {set_name(row.data)}" for row in part.itertuples())
     before = np.array([judged[row.claim, row.data] for row in computed.itertuples()])
-    turns = {"on the other side": computed[(computed.side == "other").to_numpy()], "no longer apart from no effect": computed[(computed.side == "open").to_numpy() & (before != "open")]}
-    turns["apart from no effect only so"] = computed[(computed.side != "open").to_numpy() & (before == "open")]
+    turns = {"on the other side": computed[(computed.side == "other").to_numpy()], "no effect no longer ruled out": computed[(computed.side == "open").to_numpy() & (before != "open")]}
+    turns["no effect ruled out only so"] = computed[(computed.side != "open").to_numpy() & (before == "open")]
     told = [f"{words}: {named(part)}" for words, part in turns.items() if len(part)]
     return f"{len(computed)} of {len(one)} could be computed; " + ("; ".join(told) if told else "none changes") + "."
 

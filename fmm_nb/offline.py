@@ -135,21 +135,20 @@ def _stopped_at(deadline: float, command: list[str]) -> int:
     "The exit code of a command that is interrupted, with all its processes, when time is up, or when we are."
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        return process.wait(max(0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return _interrupt(process)
-    except BaseException:
-        _interrupt(process)
-        raise
-
-
-def _interrupt(process: subprocess.Popen) -> int:
-    "The exit code of a process that is told to stop, and killed with all that it started where it has not in ten seconds."
-    for sign, patience in ((signal.SIGINT, 10), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(patience)
+            process.wait(max(0, deadline - time.monotonic()))
+    finally:
+        _end(process)
+    return process.returncode
+
+
+def _end(process: subprocess.Popen) -> None:
+    "Tell a process that still runs to stop; kill it with all that it started where it has not in ten seconds."
+    for sign, patience in ((signal.SIGINT, 10), (signal.SIGKILL, None)):
+        if process.poll() is None:
+            os.killpg(process.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
 
 # %% ../nbs/lib/52_offline.ipynb #1b2c9e72
 @looked_once()
