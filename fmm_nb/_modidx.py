@@ -617,6 +617,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                               'fmm_nb.pages.Page.target': ('lib/pages.html#page.target', 'fmm_nb/pages.py'),
                               'fmm_nb.pages._maker': ('lib/pages.html#_maker', 'fmm_nb/pages.py'),
                               'fmm_nb.pages._number': ('lib/pages.html#_number', 'fmm_nb/pages.py'),
+                              'fmm_nb.pages._rows': ('lib/pages.html#_rows', 'fmm_nb/pages.py'),
                               'fmm_nb.pages._stamp': ('lib/pages.html#_stamp', 'fmm_nb/pages.py'),
                               'fmm_nb.pages.changes': ('lib/pages.html#changes', 'fmm_nb/pages.py'),
                               'fmm_nb.pages.explain': ('lib/pages.html#explain', 'fmm_nb/pages.py'),

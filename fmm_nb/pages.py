@@ -18,7 +18,7 @@ from .files import build_folder, data_folder, need_repository, published_folder,
 from .fingerprints import looked_once
 from .plan import EXPERIMENTS, LOG, SCALES, experiment_of, scale_of, specs
 from .specs import Spec
-from .store import Store
+from .store import Store, digest
 
 # %% ../nbs/lib/61_pages.ipynb #84f1bb3d
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ def inputs(page: Page) -> dict[str, str]:
     folder = EXPERIMENTS[page.name].logs
     logs = sorted((page.out.parent / folder).glob(f"*/{LOG}")) if folder else []
     found |= {str(path.relative_to(page.out.parent)): sha256(path)[:16] for path in logs}
+    names = list(SCALES)
+    elsewhere = [(name, page.scale) for name in EXPERIMENTS[page.name].reads] + [(page.name, scale) for scale in names[names.index(page.scale) + 1 :]]
+    found |= {f"rows of {name} at {scale}": digest(sorted(rows))[:16] for name, scale in elsewhere if (rows := _rows(name, scale, page.out.parent))}
     return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
 
 # %% ../nbs/lib/61_pages.ipynb #de5ff8be
@@ -113,9 +116,14 @@ def state(page: Page) -> str:
 # %% ../nbs/lib/61_pages.ipynb #6256913b
 def measured(name: str, scale: str, build: Path) -> set[str]:
     "The keys of the nets that an experiment has rows of, published or built."
+    return {key for key, *_ in _rows(name, scale, build)}
+
+
+def _rows(name: str, scale: str, build: Path) -> set[tuple[str, ...]]:
+    "Key and version of the measure of each row that an experiment has, published or built."
     start = name.split("_")[0]  # a page may have several tables
     tables = [table for folder in (published_folder(scale), build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
-    return {line.split(b",", 1)[0].decode(errors="replace") for table in tables for line in table.read_bytes().splitlines()[1:]}
+    return {tuple(line.decode(errors="replace").split(",", 2)[:2]) for table in tables for line in table.read_bytes().splitlines()[1:]}
 
 
 @looked_once()

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbformat
@@ -69,6 +71,17 @@ def test_a_bad_page_is_told_and_changes_nothing(root, code, message):
     assert message in failure and str(page.out / "failed") in failure
     assert page.target.read_text() == "as it was" and not page.stamp.exists()
     assert page.answer.read_text() == "the last good one"
+
+
+def test_a_page_that_rows_came_too_late_for_is_executed_once_more_and_a_failed_one_is_not(monkeypatch, tmp_path):
+    well, late, bad = (pages.Page(name, "smoke", tmp_path) for name in ("01_random_curves", NAME, "04_landscapes"))
+    executed = []
+    monkeypatch.setattr(batch, "ProcessPoolExecutor", lambda workers, **given: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(batch, "ending", nullcontext)
+    monkeypatch.setattr(batch, "execute", lambda page: executed.append(page) or ("04_landscapes: no" if page == bad else None))
+    monkeypatch.setattr(batch, "state", lambda page: "stale" if page == bad or (page == late and executed.count(late) == 1) else "done")
+    assert batch.execute_all([well, late, bad], 2) == ["04_landscapes: no"]
+    assert sorted(executed, key=lambda page: page.name) == [well, late, late, bad]
 
 
 def test_published_pages_have_no_folder_of_this_machine(root):
