@@ -218,13 +218,13 @@ EXPERIMENTS |= {
 EXPERIMENTS |= {
     "11_locality": Experiment(
         title="Is locality critical for attention as activation? Table 2 as a curve",
-        share={"smoke": 60, "cpu": 0.75 * 3600},
+        share={"smoke": 60, "cpu": 0.9 * 3600},
         sizes=activation.trained_on(*activation.COLOUR, datasets=("mnist",)),
         own=activation.locality_arms(),
     ),
     "12_microstructure": Experiment(
         title="Is it the gate, or the layers in it? Table 3, and ATAC as the only non-linearity",
-        share={"smoke": 60, "cpu": 0.5 * 3600},
+        share={"smoke": 60, "cpu": 0.6 * 3600},
         sizes=activation.trained_on(*activation.COLOUR),
         own=activation.structure_arms(),
     ),
@@ -236,7 +236,7 @@ EXPERIMENTS |= {
     ),
     "14_units": Experiment(
         title="Accuracy for parameters: units (Figure 7) and networks (Figure 8)",
-        share={"smoke": 60, "cpu": 0.4 * 3600},
+        share={"smoke": 60, "cpu": 0.45 * 3600},
         sizes=activation.trained_on(*activation.COLOUR[:2]),
         own=activation.unit_arms(),
     ),
