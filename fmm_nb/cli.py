@@ -27,7 +27,7 @@ def _report(failures: list[str], done: str) -> int:
     print(f"{len(failures)} failed" if failures else done)
     return 1 if failures else 0
 
-
+# %% ../nbs/lib/31_cli.ipynb #4dad16ef
 def run(args) -> int:
     "Train and execute experiments."
     from fmm_nb import batch

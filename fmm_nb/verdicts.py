@@ -33,7 +33,7 @@ def made_from(
     about = {name: version(name) for name in ("numpy", "scipy", "pandas")} | {name: fingerprint(name) for name in available()}
     return hashlib.sha256(json.dumps([files, about, scales], sort_keys=True).encode()).hexdigest()
 
-
+# %% ../nbs/lib/39_verdicts.ipynb #d20eadc0
 def claim_ids() -> list[str]:
     "The ids of all claims, M1 … of the first source, A1 … of the second."
     with open(data_folder() / "reported" / "claims.csv", encoding="utf-8", newline="") as file:
