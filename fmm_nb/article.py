@@ -119,7 +119,7 @@ def sentences() -> dict[str, tuple[str, str, str]]:  # id → if supported, if c
     with open(data_folder() / "reported" / "sentences.csv", encoding="utf-8", newline="") as file:
         return {row["id"]: (row["supported"], row["contradicted"], row["whether"]) for row in csv.DictReader(file)}
 
-
+# %% ../nbs/lib/54_article.ipynb #3f801fb6
 TOLD = sentences()
 
 
