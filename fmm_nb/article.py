@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLD', 'QUESTIONS', 'ADVICE', 'REPORTED', 'Findings', 'findings', 'quantity', 'numbers', 'partly', 'of_parts',
            'word_of', 'sentences', 'sentence', 'say', 'answers_in_brief', 'in_short', 'surprises', 'advice',
-           'claim_table', 'quantity_alone', 'in_full', 'tally', 'accuracies', 'recipes', 'page_claims']
+           'claim_table', 'quantity_alone', 'tally', 'in_full', 'accuracies', 'recipes', 'page_claims']
 
 # %% ../nbs/lib/54_article.ipynb #7c02bba0
 import csv
@@ -242,6 +242,15 @@ def quantity_alone(id: str, value: float) -> str:
     return f"×{np.exp(value):.2f}" if CLAIMS[id].primary.startswith("log ") else f"{value:.2f} {unit_of(CLAIMS[id])}".strip()
 
 
+def tally(found: Findings) -> str:
+    "How many claims of each source came out how, as a table of markdown."
+    source = found.claims.id.str[0].map({"M": "FMMNet", "A": "ATAC"})
+    words = ["supported", "contradicted", "undecided", "not tested"]
+    counts = pd.crosstab(source, found.claims.verdict).reindex(index=["FMMNet", "ATAC"], columns=words, fill_value=0)
+    lines = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(counts.index, counts.values)]
+    return "\n".join([f"| source | {' | '.join(words)} |", "|---" * 5 + "|", *lines])
+
+# %% ../nbs/lib/54_article.ipynb #ab9482b6
 def in_full(found: Findings, id: str) -> str:  # lines for people
     "A claim as `claims.full` tells it, with each comparison, the parts that it joins, and the rows that it rests on."
     claim, row, own = CLAIMS[id], found.claims.loc[id], found.estimates[found.estimates.claim == id]
@@ -261,15 +270,6 @@ def _compared(cell) -> str:
     if not cell.null:
         return text
     return f"{text.removesuffix(f' − {cell.null:g}').removeprefix(f'{cell.null:g} − ')}, against {cell.null:.0%}"
-
-
-def tally(found: Findings) -> str:
-    "How many claims of each source came out how, as a table of markdown."
-    source = found.claims.id.str[0].map({"M": "FMMNet", "A": "ATAC"})
-    words = ["supported", "contradicted", "undecided", "not tested"]
-    counts = pd.crosstab(source, found.claims.verdict).reindex(index=["FMMNet", "ATAC"], columns=words, fill_value=0)
-    lines = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(counts.index, counts.values)]
-    return "\n".join([f"| source | {' | '.join(words)} |", "|---" * 5 + "|", *lines])
 
 # %% ../nbs/lib/54_article.ipynb #ad28dc61
 REPORTED = {  # experiment → (what a source reports by image set, the nets of which it does)
