@@ -588,6 +588,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                    'fmm_nb.objections.best_snapshots': ('lib/objections.html#best_snapshots', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.caveats': ('lib/objections.html#caveats', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.changed': ('lib/objections.html#changed', 'fmm_nb/objections.py'),
+                                   'fmm_nb.objections.compared': ('lib/objections.html#compared', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.controls': ('lib/objections.html#controls', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.hostile': ('lib/objections.html#hostile', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.hostile_table': ('lib/objections.html#hostile_table', 'fmm_nb/objections.py'),
