@@ -957,6 +957,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                               'fmm_nb.specs.plain_options': ('lib/specs.html#plain_options', 'fmm_nb/specs.py'),
                               'fmm_nb.specs.to_dict': ('lib/specs.html#to_dict', 'fmm_nb/specs.py')},
             'fmm_nb.statistics': { 'fmm_nb.statistics.Effect': ('lib/statistics.html#effect', 'fmm_nb/statistics.py'),
+                                   'fmm_nb.statistics.Effect.detectable': ('lib/statistics.html#effect.detectable', 'fmm_nb/statistics.py'),
                                    'fmm_nb.statistics.Effect.p_above': ('lib/statistics.html#effect.p_above', 'fmm_nb/statistics.py'),
                                    'fmm_nb.statistics.Effect.p_below': ('lib/statistics.html#effect.p_below', 'fmm_nb/statistics.py'),
                                    'fmm_nb.statistics.Effect.p_beyond': ('lib/statistics.html#effect.p_beyond', 'fmm_nb/statistics.py'),

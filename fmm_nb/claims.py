@@ -25,7 +25,6 @@ from .results import one_precision
 from .rules import Evidence
 from .sources import PARTS, set_name, whole_set
 from .specs import Spec
-from .statistics import detectable
 from .tables import known_rows, together
 
 _all_ = ["CLAIMS"]
@@ -112,7 +111,7 @@ def _row(claim: Claim, scale: str, word: str, found: Evidence | None) -> dict:
     row = {"id": claim.id, "statement": claim.statement, "place": claim.place, "verdict": word, "reported": claim.reported, "unit": unit_of(claim)}
     row |= {name: getattr(effect, key) if effect else np.nan for name, key in [("measured", "difference"), ("low", "low"), ("high", "high")]}
     effects = () if not found or word != "undecided" or claim.kind == "conjunction" else (effect,) if effect else found.effects
-    row |= {"detectable": max((detectable(one.error, one.df) for one in effects), default=np.nan)}  # of several numbers the largest
+    row |= {"detectable": max((one.detectable for one in effects), default=np.nan)}  # of several numbers the largest
     row |= {"support": found.support if found else np.nan, "contradict": found.contradict if found else np.nan}
     row |= {name: getattr(found, name) if found else "" for name in ("depends_on", "seen")}
     row |= {"reported size compatible": "" if claim.kind in ("weak", "some") else _compatible(claim.reported, effect), "note": _note(claim, found)}
