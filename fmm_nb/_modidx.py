@@ -837,6 +837,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                  'fmm_nb.saliency._output_times_gradient': ( 'lib/saliency.html#_output_times_gradient',
                                                                              'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._over_space': ('lib/saliency.html#_over_space', 'fmm_nb/saliency.py'),
+                                 'fmm_nb.saliency._said': ('lib/saliency.html#_said', 'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._smooth': ('lib/saliency.html#_smooth', 'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._spread': ('lib/saliency.html#_spread', 'fmm_nb/saliency.py'),
                                  'fmm_nb.saliency._summed': ('lib/saliency.html#_summed', 'fmm_nb/saliency.py'),
