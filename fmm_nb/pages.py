@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['NOT_INPUTS', 'Page', 'measured', 'missing_nets', 'inputs', 'made', 'products', 'changes', 'state', 'status', 'why',
-           'origin', 'explain', 'possible']
+           'possible']
 
 # %% ../nbs/lib/61_pages.ipynb #3a839f05
-import csv
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import InputError, unknown
-from .files import build_folder, data_folder, need_repository, published_folder, read_json, sha256
+from .errors import InputError
+from .files import build_folder, need_repository, published_folder, sha256
 from .fingerprints import looked_once
 from .plan import EXPERIMENTS, LOG, SCALES, experiment_of, scale_of, specs
 from .specs import Spec
@@ -75,7 +73,7 @@ def missing_nets(name: str, scale: str, build: Path) -> list[Spec]:
     return [spec for spec in specs(name, scale) if spec.key not in known and not store.has(spec)]
 
 # %% ../nbs/lib/61_pages.ipynb #5823707d
-NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "offline.py", "pages.py", "verdicts.py", "__init__.py"}  # modules that cannot change what a page says
+NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "offline.py", "origins.py", "pages.py", "verdicts.py", "__init__.py"}  # modules that cannot change what a page says
 
 
 @looked_once()
@@ -167,67 +165,6 @@ def why(
     return lines + [f"execute {page.name}: {what}: {old or 'not there'} → {new or 'not there'}" for what, old, new in changes(page)]
 
 # %% ../nbs/lib/61_pages.ipynb #e83169ea
-def origin(
-    number: str,  # as printed, for example −9.10
-    scale: str,
-    build: Path | None = None,
-) -> list[str]:  # lines for people
-    "The cells of answers and rows that read `number` when rounded to its digits, of either sign where it has none; `InputError` if none does."
-    out, text = (build or build_folder()) / scale, number.replace("−", "-")
-    digits, found = len(text.partition(".")[2]), []
-    shown = (lambda value: f"{value:+.{digits}f}") if text[0] in "+-" else (lambda value: f"{abs(value):.{digits}f}")
-    same = lambda value: isinstance(value, (int, float)) and shown(value) == text
-    folders = [data_folder() / "results" / scale, out]
-    for path in (path for folder in folders for path in sorted((folder / "answers").glob("*.json"))):
-        for table, cells in read_json(path)["tables"].items():
-            found += [f"page {path.stem}: table {table}, {c.get('model') or c.get('id')} {name} = {v}" for c in cells for name, v in c.items() if same(v)]
-    for path in (path for folder in folders for path in sorted((folder / "rows").glob("*.csv"))):
-        with open(path, encoding="utf-8", newline="", errors="replace") as file:
-            for row in csv.DictReader(file):
-                label = f"{row.get('model')} on {row.get('data')}, seed {row.get('seed')}"
-                found += [f"rows {path.stem}: {name} = {v} of {label}, net {row.get('key')}" for name, v in row.items() if same(_number(v))]
-    if not found:
-        raise InputError(f"no answer and no row at scale {scale} reads {number}; try another scale, or fewer digits")
-    return found
-
-
-def _number(text: str) -> float | None:
-    "A cell as a number, or None."
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return None
-
-# %% ../nbs/lib/61_pages.ipynb #16ef1a1e
-def explain(
-    name: str,  # a page, a claim, the file of a figure or table, or a number
-    scale: str,
-    build: Path | None = None,
-) -> list[str]:  # lines for people; [] where nothing is to be said
-    "Where something in the paper comes from, and what of that is out of date; raises `InputError` where there is no repository, so neither pages nor results."
-    need_repository("fmm why")
-    stem = _maker(Path(name).name, scale, build or build_folder()) if Path(name).suffix in (".svg", ".pdf", ".csv", ".ipynb", ".json") else name
-    if re.fullmatch(r"[MAma]\d+", stem):
-        from fmm_nb.claims import claim_of, trace
-
-        lines, page = trace(stem, scale, build), claim_of(stem).experiment
-        return lines + (why(page, scale, build) if page in EXPERIMENTS and possible(page, scale) else [])
-    pages = {name for name in EXPERIMENTS if stem in (name, name.split("_")[0], name.split("_")[0].lstrip("0"))}
-    if re.fullmatch(r"[+−-]?\d+(\.\d+)?", stem) and not pages:
-        return origin(stem, scale, build)
-    return why(stem, scale, build)
-
-
-def _maker(file: str, scale: str, build: Path) -> str:
-    "The page that makes a file of results, by what was made here at a scale or published at any; raises `InputError` for a file that none has made."
-    places = [(scale_of(scale) and scale, build), *((name, data_folder() / "results") for name in SCALES)]
-    pages = [Page(name, at, folder) for at, folder in places for name in (*EXPERIMENTS, "paper")]
-    makers = {path.name: page.name for page in pages for path in (page.target, *products(page))} | {"again.csv": "paper"}
-    if file not in makers:
-        raise unknown("file", file, makers)
-    return makers[file]
-
-
 def possible(name: str, scale: str) -> bool:
     "Whether the images of an experiment at a scale are here."
     try:

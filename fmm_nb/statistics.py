@@ -87,6 +87,11 @@ class Effect:
         "p of the effect lying within `margin` of zero: small where it is larger, on either side."
         return min(1.0, self.p_above(margin), self.p_below(-margin))
 
+    @property
+    def detectable(self) -> float:
+        "The true difference that as many seeds find in four of five studies; as `detectable`."
+        return detectable(self.error, self.df)
+
 # %% ../nbs/lib/09_statistics.ipynb #2838a47e
 def contrast(
     arms: list,  # each one number a seed

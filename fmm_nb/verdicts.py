@@ -60,7 +60,7 @@ def verdicts(
 
 def _judged(scale: str | None, build: Path) -> list[dict]:
     "As `verdicts`, from the rows."
-    from fmm_nb.claims import full, table
+    from fmm_nb.article import findings, in_full
 
-    found = table(scale, build)
-    return [row | {"full": full(of)} for row, of in zip(json.loads(found.to_json(orient="records")), found.to_dict("records"))]
+    found = findings(scale, build)
+    return [row | {"full": in_full(found, row["id"])} for row in json.loads(found.claims.to_json(orient="records"))]

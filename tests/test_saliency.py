@@ -3,6 +3,7 @@ import gc
 import resource
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -404,3 +405,12 @@ def test_what_stands_on_no_known_axes_is_left_out_of_a_map():
         x = torch.randn(2, 1, 8, 8)
         shapes = {tuple(term.shape[2:]) for term in FullGrad(net).terms(x, net(x).argmax(1)).values()}
         assert shapes <= {(8, 8), (6, 6)} and FullGrad(net).attribute(x).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it")
+def test_attention_weights_keep_no_maps_of_the_images_before(monkeypatch):
+    held = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6  # megabytes
+    seen = []
+    monkeypatch.setattr(saliency, "read_gates", lambda *given: (seen.append(held()), read_gates(*given))[1])
+    attention_weights(create_model("am").eval(), torch.rand(2000, 1, 28, 28))  # the maps of whose ReLUs are 330 MB
+    assert len(seen) == 40 and seen[-1] - seen[1] < 100
