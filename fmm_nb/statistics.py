@@ -290,7 +290,8 @@ def image_variance(
 ) -> tuple[float, float]:  # variance of the contrast of accuracies (shares), and its degrees of freedom
     "The variance of a contrast of accuracies that is due to which images were in the test set; raises `InputError` where they are not the same for all."
     arms = [_numbers(arm) for arm in arms]
-    if not arms or len(arms) != len(weights) or any(arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] for arm in arms) or arms[0].shape[1] < 2:
+    unlike = lambda arm: arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] or not np.isfinite(arm).all()
+    if not arms or len(arms) != len(weights) or any(map(unlike, arms)) or arms[0].shape[1] < 2:
         raise InputError(f"each arm needs a weight and decisions [S, N] on the same images, at least two, got {len(weights)} for {[list(arm.shape) for arm in arms]}")
     per_image = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
     of_seeds = sum(w**2 * arm.var(0, ddof=1).mean() / len(arm) for w, arm in zip(weights, arms) if len(arm) > 1)

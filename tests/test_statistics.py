@@ -266,6 +266,7 @@ TWO = [[0, 1], [1, 1]]  # decisions of two seeds on two images
         (lambda: image_variance([[0, 1]], [1]), "on the same images"),
         (lambda: image_variance([[[0], [1]]], [1]), "at least two"),
         (lambda: image_variance([np.zeros((0, 2))], [1]), "on the same images"),
+        (lambda: image_variance([[[0, float("nan")], [1, 1]]], [1]), "needs a weight and decisions"),
     ],
 )
 def test_what_cannot_be_asked_is_told(call, said):
