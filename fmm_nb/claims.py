@@ -250,7 +250,7 @@ def full(
     lines += ["; ".join(f"{number} {row['unit']}".strip() for number in numbers)] if numbers else []
     lines += [f"checked: {row['seen']}"] if row["seen"] else []
     if not np.isnan(row["support"]):
-        lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}, before adjustment in family {claim.family}"]
+        lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}, before adjustment in family {claim.family} at scale {row['scale']}"]
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]
     if not np.isnan(row["detectable"]):
         lines += [f"this number of seeds finds {row['detectable']:.3g} {row['unit']} in four of five studies"]

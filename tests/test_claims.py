@@ -190,7 +190,7 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
         f"protocol: {claim.protocol}",
         rule,
         "measured +1.5 [+1, +2] points; reported 0.42 points",
-        "p for it 0.01, against it 1, before adjustment in family fmmnet_table1",
+        "p for it 0.01, against it 1, before adjustment in family fmmnet_table1 at scale smoke",
         "the verdict turns where an adjusted p passes 0.05",
         "this number of seeds finds 0.25 points in four of five studies",
         "depends on: best epoch",
