@@ -254,7 +254,7 @@ def full(
     lines += [*cells]
     lines += [f"checked: {row['seen']}"] if row["seen"] else []
     if not np.isnan(row["support"]):
-        lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}; adjusted in family {claim.family} {row['support_adjusted']:.3g} and {row['contradict_adjusted']:.3g}"]
+        lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}; adjusted in family {claim.family} at scale {row['scale']} {row['support_adjusted']:.3g} and {row['contradict_adjusted']:.3g}"]
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]
     if not np.isnan(row["detectable"]):
         lines += [f"this number of seeds finds {row['detectable']:.3g} {row['unit']}".strip() + " in four of five studies"]

@@ -100,7 +100,7 @@ class FullGrad:
             return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
         kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.is_map(len(x))]
         terms = {"input": gradient * x} | {call.name: call.term().movedim(call.channels, 1) for call in kept}
-        return {name: term for name, term in terms.items() if term.shape[2:].numel() > 1}
+        return {name: term for name, term in terms.items() if term.shape[2:] == x.shape[2:] or term.shape[2:].numel() > 1}
 
     def map(self, terms: dict[str, Tensor], x: Tensor) -> Tensor:
         "The map that some terms make."

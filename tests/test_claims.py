@@ -192,7 +192,7 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
         rule,
         "measured +1.5 [+1, +2] points; reported 0.42 points",
         "each comparison",
-        "p for it 0.01, against it 1; adjusted in family fmmnet_table1 0.04 and 1",
+        "p for it 0.01, against it 1; adjusted in family fmmnet_table1 at scale smoke 0.04 and 1",
         "the verdict turns where an adjusted p passes 0.05",
         "this number of seeds finds 0.25 points in four of five studies",
         "depends on: best epoch",

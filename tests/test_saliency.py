@@ -160,6 +160,16 @@ class Vectors(nn.Module):
         return self.head(self.on_vectors(y.relu_().mean((2, 3))))
 
 
+@pytest.mark.parametrize("postprocess", ["official", "signed"])
+def test_an_image_of_one_pixel_has_a_map(postprocess):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4)).double()
+    x = torch.randn(5, 2, 1, 1, dtype=torch.float64)
+    maps = FullGrad(net, postprocess).attribute(x)
+    assert maps.shape == (5, 1, 1, 1)
+    if postprocess == "signed":
+        torch.testing.assert_close(maps.flatten() + net[3].bias[net(x).argmax(1)], net(x).amax(1))
+
+
 def test_gates_on_vectors_and_steps_in_place():
     torch.manual_seed(0)
     net, x = Vectors().double(), torch.randn(3, 1, 8, 8, dtype=torch.double)
