@@ -80,14 +80,11 @@ def execute_all(pages: list[Page], workers: int) -> list[str]:
     with environment(PAGE_ENVIRONMENT), batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent)) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
         failures = []
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                text = f"{futures[future].name}: its process died ({error})" if error else future.result()
-                print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
-                failures += [text] if text else []
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # who stops us wants no further page
+        for future in as_completed(futures):
+            error = future.exception()
+            text = f"{futures[future].name}: its process died ({error})" if error else future.result()
+            print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
+            failures += [text] if text else []
     return failures
 
 # %% ../nbs/lib/30_batch.ipynb #226ecd06
