@@ -104,7 +104,7 @@ def style() -> None:
         {name: INK for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")}
         | {name: "none" for name in ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")}
         | {name: 8 for name in ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")}
-        | {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.columnspacing": 1.2, "legend.handletextpad": 0.4, "svg.hashsalt": "fmm_nb", "svg.fonttype": "path"}
+        | {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.columnspacing": 1.2, "legend.handletextpad": 0.4, "svg.hashsalt": "fmm_nb", "svg.fonttype": "path", "pdf.fonttype": 42}
     )
     if "get_ipython" in dir(builtins):  # in a notebook, figures are shown as SVG
         from matplotlib_inline.backend_inline import set_matplotlib_formats

@@ -107,7 +107,7 @@ def executing(execute):
 
 def places(pages):
     "What a link to a file or folder of the repository leads to."
-    found = {p.origin: f"{p.name}.ipynb" for p in reversed(pages)}
+    found = {path: f"{p.name}.ipynb" for p in reversed(pages) for path in (p.shown, p.origin)}
     data = {DATA / "README.md": "data.md", DATA: "data.md", DATA / "results": "results.md", NBS / "experiments": "results.md"}
     loose = {ROOT / f"{name}.md": f"{name.lower()}.md" for name in ("CHANGELOG", "CONTRIBUTING")}
     return found | data | loose | {NBS / "lib": "api/index.md", ROOT / "fmm_nb": "api/index.md", ROOT / "README.md": "readme.ipynb"}
