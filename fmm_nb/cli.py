@@ -15,6 +15,8 @@ import os
 import sys
 import warnings
 from functools import cache
+from shutil import get_terminal_size
+from textwrap import wrap
 
 from . import __version__
 from .errors import InputError, unknown
@@ -48,9 +50,12 @@ def paper(args) -> int:
 
 # %% ../nbs/lib/31_cli.ipynb #8d1a0b09
 def table(rows: list[tuple]) -> str:
-    "Rows of text in columns."
+    "Rows of text in columns; on a terminal the last column is broken where the line would be."
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    line = lambda *cells: "  ".join(str(cell).ljust(width) for cell, width in zip(cells, widths)).rstrip()
+    room = max(20, get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])) if sys.stdout.isatty() else None
+    broken = [(first, room and wrap(str(last), room) or [last]) for *first, last in rows]
+    return "\n".join(line(*(first if not place else [""] * len(first)), part) for first, parts in broken for place, part in enumerate(parts))
 
 
 def list_(args) -> int:

@@ -104,7 +104,7 @@ def style() -> None:
         {name: INK for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")}
         | {name: "none" for name in ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")}
         | {name: 8 for name in ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")}
-        | {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.columnspacing": 1.2, "legend.handletextpad": 0.4, "svg.hashsalt": "fmm_nb", "svg.fonttype": "path"}
+        | {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.columnspacing": 1.2, "legend.handletextpad": 0.4, "svg.hashsalt": "fmm_nb", "svg.fonttype": "path", "pdf.fonttype": 42}
     )
     if "get_ipython" in dir(builtins):  # in a notebook, figures are shown as SVG
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -169,7 +169,8 @@ def arm_differences(
             ax.plot(told[row.model], line - 0.22, "d", mfc="none", mec=INK, ms=5)
     ax.set_yticks(range(len(lines)), map(label, lines))
     ax.yaxis.set_inverted(True)
-    _limit(ax, table)
+    seeds = frame.groupby("model")[value].agg(["min", "max"]).loc[table.model].to_numpy() - centre
+    _limit(ax, table.assign(low=np.minimum(table.low, seeds[:, 0]), high=np.maximum(table.high, seeds[:, 1])))
     low, high = ax.get_xlim()
     ax.set_xlim(min([low, *(1.2 * value for value in told.values())]), max([high, *(1.2 * value for value in told.values())]))
     _beyond(ax, table.assign(height=table.index, colour=table.model.map(colour_of)))
@@ -196,7 +197,7 @@ def _beyond(
         if row.difference < left or row.difference > right:
             text = f"×{np.exp(row.difference):.2g}" if ratio else f"{row.difference:+.1f}".replace("-", "−")
             end, shift, align = (row.high, 5, "left") if row.difference < left else (row.low, -5, "right")
-            ax.annotate(text, (np.clip(end, left, right), row.height), (shift, 0), textcoords="offset points", ha=align, va="center", color=row.colour, fontsize=7)
+            ax.annotate(text, (np.clip(end, left, right), row.height), (shift, 0), textcoords="offset points", ha=align, va="center", color=row.colour)
 
 # %% ../nbs/lib/29_figures.ipynb #f232764e
 BESIDE = ("o", "s", "d", "^", "v")  # markers of what stands side by side, where that is not arms
@@ -263,7 +264,7 @@ def log_axis(
 def legend(
     figure: Figure,
     names: list[str],  # arms, or what stands side by side
-    columns: int = 4,
+    columns: int = 4,  # at most
     further: tuple[plt.Line2D, ...] = (),  # what else needs a word, with its label
 ) -> None:
     "A legend above a figure."
@@ -273,13 +274,20 @@ def legend(
         for place, name in enumerate(names)
         for text, colour, marker in [mark(place, name)]
     ]
-    figure.legend(handles=[*handles, *further], loc="outside upper center", ncols=columns)
+    _above(figure, {handle.get_label(): handle for handle in [*handles, *further]}, columns)
 
 
 def legend_of(figure: Figure, columns: int = 5) -> None:
     "A legend above a figure, of what its panels have labelled."
-    named = {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels())}
-    figure.legend(named.values(), named, loc="outside upper center", ncols=columns)
+    _above(figure, {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels())}, columns)
+
+
+def _above(figure: Figure, named: dict, columns: int) -> None:
+    "A legend above a figure, in as many of the columns as there is room for."
+    drawn = figure.legend(named.values(), named, loc="outside upper center", ncols=columns)
+    if columns > 1 and drawn.get_window_extent().width > figure.bbox.width:
+        drawn.remove()
+        _above(figure, named, columns - 1)
 
 # %% ../nbs/lib/29_figures.ipynb #c31649fc
 def by_data(

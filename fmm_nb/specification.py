@@ -103,33 +103,42 @@ def draw(
     "A specification curve; filled where the interval leaves zero out, the default marked by a line."
     figures.style()
     lines = list(dict.fromkeys(part for parts in marks.values() for part in parts if any(part in marks[choice] for choice in table.choice)))
-    figure, (above, below) = plt.subplots(2, 1, figsize=(figures.FULL, 1.7 + 0.125 * len(lines)), height_ratios=[1.4, 0.125 * len(lines) + 0.1], sharex=True, layout="constrained")
+    figure, (above, below) = plt.subplots(2, 1, figsize=(figures.FULL, 1.7 + 0.14 * len(lines)), height_ratios=[1.4, 0.14 * len(lines) + 0.1], sharex=True, layout="constrained")
     colour = figures.ARMS["am"][1]
+    _ends(above, table, ratio)
     for place, row in table.iterrows():
         own = figures.INK if row.choice == default else colour
-        above.plot([place, place], [row.low, row.high], color=own, lw=1.5, solid_capstyle="butt")
-        above.plot(place, row.difference, "o", color=own, mfc=own if row.low * row.high > 0 else "none", ms=4)
+        _effect(above, place, row, own)
         at = [lines.index(part) for part in marks[row.choice]]
         below.plot([place] * len(at), at, "-o", color=own, ms=3, lw=0.8)
         if row.choice == default:
             for ax in (above, below):
                 ax.axvline(place, color=figures.INK, lw=6, alpha=0.2)
-            above.annotate(default, (place, 1), xycoords=above.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
-    kinds = ((colour, "the interval leaves {} out"), ("none", "it holds {}"))
+            above.annotate(default, (place, 1), xycoords=above.get_xaxis_transform(), ha="center", va="bottom")
+    kinds = ((colour, "the interval leaves {} out"), ("white", "it holds {}"))
     marks_of = [plt.Line2D([], [], color=colour, marker="o", mfc=fill, ms=4, lw=0, label=text.format("one" if ratio else "zero")) for fill, text in kinds]
     figure.legend(handles=marks_of, loc="outside upper right", ncols=2)
     above.axhline(0, color=figures.INK, lw=0.8)
-    _ends(above, table, ratio)
     above.set_ylabel(ylabel)
     if ratio:
         figures.log_axis(above, vertical=True)
-    below.set_yticks(range(len(lines)), lines, fontsize=7)
+    below.set_yticks(range(len(lines)), lines)
     below.set_ylim(len(lines) - 0.4, -0.6)
     below.grid(axis="y", color=figures.INK, lw=0.3, alpha=0.4)
     below.tick_params(axis="both", length=0, labelbottom=False)
     below.spines[:].set_visible(False)
     above.tick_params(axis="x", length=0)
     return figure
+
+# %% ../nbs/lib/57_specification.ipynb #b7ef68c3
+def _effect(ax: plt.Axes, place: int, row: pd.Series, colour: str) -> None:
+    "One effect with its interval; an arrow at the edge where this goes on beyond the axis."
+    low, high = ax.get_ylim()
+    ax.plot([place, place], [row.low, row.high], color=colour, lw=1.5, solid_capstyle="butt")
+    if low <= row.difference <= high:
+        ax.plot(place, row.difference, "o", color=colour, mfc=colour if row.low * row.high > 0 else "white", ms=4, clip_on=False)
+    for end, mark in [(low, "v")] * int(row.low < low) + [(high, "^")] * int(row.high > high):
+        ax.plot(place, end, mark, color=colour, ms=3.5, mew=0, clip_on=False)
 
 # %% ../nbs/lib/57_specification.ipynb #fb89627b
 def _ends(ax: plt.Axes, table: pd.DataFrame, ratio: bool) -> None:
@@ -141,4 +150,4 @@ def _ends(ax: plt.Axes, table: pd.DataFrame, ratio: bool) -> None:
         text = f"×{np.exp(value):.2g}" if ratio else f"{value:+.1f}".replace("-", "−")
         at, align = (0.02, "bottom") if value < low else (0.98, "top")
         aside = {"xytext": (-2 if place else 2, 0), "textcoords": "offset points", "ha": "right" if place else "left"}  # between its column and the next
-        ax.annotate(text, (place, at), xycoords=ax.get_xaxis_transform(), va=align, rotation=90, fontsize=7, **aside)
+        ax.annotate(text, (place, at), xycoords=ax.get_xaxis_transform(), va=align, rotation=90, **aside)

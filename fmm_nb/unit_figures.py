@@ -54,7 +54,7 @@ def name_ends(ax: Axes) -> None:
         places.append(max([drawn[0].get_ydata()[-1], *(place + gap for place in places[-1:])]))
     over = max(0, places[-1] - high)
     for drawn, place in zip(lines, places):
-        ax.annotate(drawn.get_label(), (1.02, place - over), xycoords=ax.get_yaxis_transform(), va="center", color=drawn[0].get_color(), fontsize=7)
+        ax.annotate(drawn.get_label(), (1.02, place - over), xycoords=ax.get_yaxis_transform(), va="center", color=drawn[0].get_color())
 
 # %% ../nbs/lib/46_unit_figures.ipynb #f7e27f42
 def share_seen(

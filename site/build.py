@@ -107,7 +107,7 @@ def executing(execute):
 
 def places(pages):
     "What a link to a file or folder of the repository leads to."
-    found = {p.origin: f"{p.name}.ipynb" for p in reversed(pages)}
+    found = {path: f"{p.name}.ipynb" for p in reversed(pages) for path in (p.shown, p.origin)}
     data = {DATA / "README.md": "data.md", DATA: "data.md", DATA / "results": "results.md", NBS / "experiments": "results.md"}
     loose = {ROOT / f"{name}.md": f"{name.lower()}.md" for name in ("CHANGELOG", "CONTRIBUTING")}
     return found | data | loose | {NBS / "lib": "api/index.md", ROOT / "fmm_nb": "api/index.md", ROOT / "README.md": "readme.ipynb"}
@@ -172,7 +172,7 @@ def write_texts(pages, pages_library, scale, links, source):
 
 def assemble(scale, source, execute=True):
     "Everything Sphinx needs, in the folder `source`: pages in html/, files to be copied as they are in extra/."
-    from prep import Links, copy_name
+    from prep import Links, copy_name, for_both_grounds
 
     if not (NBS / "paper.ipynb").exists() or not (NBS / "index.ipynb").exists():
         raise SystemExit("nbs/paper.ipynb and nbs/index.ipynb are needed: they are the site's start page and its read-me")
@@ -189,7 +189,10 @@ def assemble(scale, source, execute=True):
     for path in sorted(links.files):
         copy = source / "html" / "files" / copy_name(path.relative_to(ROOT))
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        if path.suffix == ".svg":
+            copy.write_text(for_both_grounds(path.read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            shutil.copyfile(path, copy)
 
 
 def render(source, target):

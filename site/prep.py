@@ -15,7 +15,14 @@ LINK = re.compile(r"(\]\(|(?:src|href)=\")(?![a-z]+:|#|/)([^)\"\s#]+)(#[^)\"\s]*
 EXPORTED = re.compile(r"^(?:async def|def|class)\s+(\w+)|^(\w+)\s*(?::[^=]+)?=(?!=)", re.M)
 SAVED = re.compile(r"\bfigures\.save\(\w+, f?\"([^\"]+)\"")
 FIGURE = re.compile(r"\[(\w+)\]\((\S+)\.ipynb\), \[data\]\((\S+/figures/(\w+)\.csv)\)")
+MOST_WORDS = 60  # of a figure's description
 LONG = 25  # lines of code that are folded on an experiment's page
+INTERVAL = re.compile(r"(\[[−+]?[\d.]+%?,) (?=[−+]?[\d.]+%?\])")
+IN_THE_DARK = """<style>@media (prefers-color-scheme: dark) {
+[style*="fill: #ffffff"] { fill: #131416 !important }
+[style*="fill: #767676"] { fill: #a3a3a3 !important }
+[style*="stroke: #767676"] { stroke: #a3a3a3 !important }
+}</style>"""
 
 
 @dataclass(frozen=True)
@@ -100,21 +107,58 @@ def taken_away(tables, page, links):
     return [markdown(f":::{{container}} figure-files\n{told}\n:::")] if told else []
 
 
-def code_cell(cell, page, links):
-    "The cells that a code cell becomes: none where it is hidden, an anchor before it where it is exported or saves a figure, and after it the figure's files."
+def for_both_grounds(svg):
+    "A figure that in the dark has lighter grey, and hollow markers filled with the dark ground and not with white."
+    return svg.replace("<defs", IN_THE_DARK + "<defs", 1)
+
+
+def said_of(outputs, before, after):
+    "What the figures among some outputs show, in plain words: the caption under them, else what was said before."
+    under = [joined(output["data"]["text/markdown"]) for output in outputs if "text/markdown" in output.get("data", {})] + [after]
+    said = next((text for text in under if text.startswith("**")), before.strip().split("\n\n")[-1])
+    words = re.sub(r"\[([^\]]*)\]\([^)]*\)|<[^>]*>|[*`$#]", r"\1", said).split()
+    return " ".join(words[:MOST_WORDS]) + " …" * (len(words) > MOST_WORDS)
+
+
+def outputs_apart(outputs):
+    "The outputs of a cell, apart before each figure but the first."
+    groups = [[]]
+    for output in outputs:
+        is_figure = lambda one: any(kind.startswith("image/") for kind in one.get("data", {}))
+        if is_figure(output) and any(map(is_figure, groups[-1])):
+            groups.append([])
+        groups[-1].append(output)
+    return groups
+
+
+def turned(output, page, links):
+    "An output as the site shows it."
+    data = output.get("data", {})
+    if "text/markdown" in data:
+        text = FIGURE.sub(r'<a href="\2.html#figure-\4">\1</a>, [data](\3)', joined(data["text/markdown"]))
+        data["text/markdown"] = links.turn(text, page.origin, page.name)
+    if "image/svg+xml" in data:
+        data["image/svg+xml"] = for_both_grounds(joined(data["image/svg+xml"]))
+    for kind in data.keys() & {"text/markdown", "text/html"}:
+        data[kind] = INTERVAL.sub("\\1\N{NO-BREAK SPACE}", joined(data[kind]))
+    return output
+
+
+def code_cell(cell, page, links, before="", after=""):
+    "The cells that a code cell becomes, between two texts: none where it is hidden, one for each figure, an anchor before them where it is exported or saves a figure, and after them the figure's files."
     code, directives = split(joined(cell["source"]))
     if directives.keys() & {"hide", "default_exp"} or directives.get("include") == "false" or not code.strip():
         return []
-    for output in cell.get("outputs", []):
-        if "text/markdown" in output.get("data", {}):
-            text = FIGURE.sub(r'<a href="\2.html#figure-\4">\1</a>, [data](\3)', joined(output["data"]["text/markdown"]))
-            output["data"]["text/markdown"] = links.turn(text, page.origin, page.name)
-    metadata = {"tags": tags(code, directives, cell["metadata"].get("tags", []), page.kind)}
+    labels = tags(code, directives, cell["metadata"].get("tags", []), page.kind)
     names = [a or b for a, b in EXPORTED.findall(code)] if page.kind == "library" and "export" in directives else []
     tables = tables_drawn(code, page)
-    places = [f"source-{name}" for name in names if name != "__all__"] + [f"figure-{table.stem}" for table in tables]
+    places = [f"source-{name}" for name in names if name not in ("__all__", "_")] + [f"figure-{table.stem}" for table in tables]
     anchors = "".join(f'<span class="anchor" id="{place}"></span>' for place in places)
-    return ([markdown(anchors)] if anchors else []) + [cell | {"source": code, "metadata": metadata}] + taken_away(tables, page, links)
+    shown = []
+    for number, outputs in enumerate(outputs_apart(cell.get("outputs", []))):
+        metadata = {"tags": sorted({*labels, "remove-input"}) if number else labels, "mystnb": {"image": {"alt": said_of(outputs, before, after)}}}
+        shown.append(cell | {"source": code, "metadata": metadata, "outputs": [turned(output, page, links) for output in outputs]})
+    return ([markdown(anchors)] if anchors else []) + shown + taken_away(tables, page, links)
 
 
 def markdown(text):
@@ -155,12 +199,13 @@ def front(cell):
 def prepare(page, links):
     "The notebook of a page as Sphinx shall see it."
     notebook = json.loads(page.shown.read_text(encoding="utf-8"))
-    cells = []
-    for cell in notebook["cells"]:
+    cells, texts = [], [joined(cell["source"]) if cell["cell_type"] == "markdown" else "" for cell in notebook["cells"]] + [""]
+    for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
-            cells += code_cell(cell, page, links)
+            before = next(filter(None, reversed(texts[:number])), "")
+            cells += code_cell(cell, page, links, before, texts[number + 1])
         elif cell["cell_type"] == "markdown":
-            cells.append(cell | {"source": links.turn(joined(cell["source"]), page.origin, page.name), "metadata": {}})
+            cells.append(cell | {"source": links.turn(texts[number], page.origin, page.name), "metadata": {}})
     title, rest = front(cells[0]) if cells and cells[0]["cell_type"] == "markdown" else ("", "")
     top = [markdown(title or f"# {page.origin.stem}"), strip(page)] + ([markdown(rest)] if rest.strip() else [])
     cells = top + cells[1 if title or rest else 0 :]

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -265,6 +267,15 @@ def test_ctrl_c_is_one_line_and_no_search_for_garbage(capsys, monkeypatch):
     finally:
         gc.unfreeze()
     assert capsys.readouterr().err == "fmm: stopped; what was finished is kept, the same command goes on\n" * 2
+
+
+def test_pages_end_where_their_run_is_stopped(monkeypatch):
+    monkeypatch.setattr(batch, "execute", time.sleep)
+    monkeypatch.setattr(batch, "as_completed", Mock(side_effect=KeyboardInterrupt))
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        batch.execute_all([300, 301], 1)
+    assert time.monotonic() - began < 100
 
 
 @pytest.mark.parametrize("file, page", [("04_curves.svg", "04_landscapes"), ("16_units.pdf", "16_bridge"), ("08_untrained.csv", "08_depth"), ("claims.csv", "paper"), ("figures/paper_learning.svg", "paper"), ("11_locality.ipynb", "11_locality")])

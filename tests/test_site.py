@@ -1,5 +1,6 @@
 "The HTML edition: whole, offline, the paper first; an old site outlives a failed build."
 import json
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -189,6 +190,45 @@ def test_a_page_opens_with_the_papers_verdicts(tmp_path, monkeypatch):
     page = prep.Page("experiments/03_x", tmp_path / "data/results/cpu/notebooks/experiments/03_x.ipynb", tmp_path / "nbs/experiments/03_x.ipynb", "experiment")
     assert prep.answers(page) == '<p class="page-verdicts">What the paper says of its claims: <b>not tested</b> M4; <b>supported</b> M2 (scale paper); <b>undecided</b> M1.</p>'
     assert prep.answers(prep.Page("lib/x", page.shown, page.origin, "library")) == ""
+
+
+def cell(source, *outputs, kind="code"):
+    "A cell of a notebook, with the data of its outputs."
+    return {"cell_type": kind, "metadata": {}, "source": source} | ({"outputs": [{"output_type": "display_data", "metadata": {}, "data": data} for data in outputs]} if kind == "code" else {})
+
+
+def prepared(tmp_path, *cells):
+    "What a page of these cells becomes."
+    (tmp_path / "x.ipynb").write_text(json.dumps({"cells": [cell("# Title", kind="markdown"), *cells]}))
+    prep = module("prep")
+    return prep.prepare(prep.Page("x", tmp_path / "x.ipynb", tmp_path / "x.ipynb", "experiment"), prep.Links(tmp_path, {}))["cells"]
+
+
+DRAWING = {"image/svg+xml": '<svg><defs/><path style="fill: #ffffff; stroke: #767676"/></svg>'}
+
+
+def test_a_figure_is_described_by_its_caption(tmp_path):
+    captions = [{"text/markdown": f"**{words}.** See [page](https://x.y), `J`."} for words in ("One", "Two")]
+    asked = cell("## Look\n\nWhich is *larger*?", kind="markdown")
+    after = cell("**Three.** Dots are nets.", kind="markdown")
+    cells = prepared(tmp_path, asked, cell("draw()", DRAWING, captions[0], DRAWING, captions[1]), cell("draw()", DRAWING), after, asked, cell("draw()", DRAWING))
+    drawn = [c for c in cells if any("image/svg+xml" in output["data"] for output in c.get("outputs", []))]
+    assert [c["metadata"]["mystnb"]["image"]["alt"] for c in drawn] == ["One. See page, J.", "Two. See page, J.", "Three. Dots are nets.", "Which is larger?"]
+    assert ["remove-input" in c["metadata"]["tags"] for c in drawn] == [False, True, False, False], "code is shown once"
+
+
+def test_a_figure_knows_the_dark_and_an_interval_is_not_broken(tmp_path):
+    *_, shown = prepared(tmp_path, cell("draw()", DRAWING, {"text/markdown": "−0.02 [−0.10, +0.06], [a, b]"}))
+    svg, text = (next(iter(output["data"].values())) for output in shown["outputs"])
+    assert svg.startswith("<svg><style>@media (prefers-color-scheme: dark)") and svg.endswith("</svg>")
+    assert text == "−0.02 [−0.10,\N{NO-BREAK SPACE}+0.06], [a, b]"
+
+
+def test_every_figure_has_a_description(site):
+    described = re.compile(r'\balt="[^"]+(?<!\.svg)(?<!\.png)"')
+    images = {page.relative_to(site): re.findall(r"<img\b[^>]*>", page.read_text(encoding="utf-8")) for page in site.rglob("*.html")}
+    assert sum(map(len, images.values())) > 100
+    assert not [(name, tag[:200]) for name, tags in images.items() for tag in tags if not described.search(tag)]
 
 
 def test_api_page_says_what_the_signature_comments_say(tmp_path):
