@@ -125,7 +125,7 @@ def jacobian_gram(
     x: Tensor,  # [N, C, H, W]
     batch_size: int | None = None,  # at most, None: what suits the device; fewer where they do not fit in `MEMORY`
     unit: Tensor | None = None,  # [C], how far x moves per unit of input, as `input_unit` gives it; None: input is x
-) -> tuple[Tensor, Tensor]:  # G [N, K, K], logits [N, K]
+) -> tuple[Tensor, Tensor]:  # G float64 [N, K, K], logits [N, K]
     "The Gram matrix J Jᵀ of the logits' Jacobian at each image; the model's gradients and mode are left as they were."
     x = float_images(x).detach()
     with evaluation(model), torch.enable_grad():
@@ -139,7 +139,7 @@ def _gram(model: nn.Module, x: Tensor, unit: Tensor | None) -> tuple[Tensor, Ten
     "As `jacobian_gram`, for one batch."
     logits = logits_of(model, x)
     classes = logits.shape[1]
-    jacobian = x.new_empty(len(x), classes, x[0].numel(), dtype=torch.promote_types(x.dtype, torch.float32))  # a product of halves would overflow
+    jacobian = x.new_empty(len(x), classes, x[0].numel(), dtype=torch.float64)  # its norms are differences of products
     for k in range(classes):
         (row,) = torch.autograd.grad(logits[:, k].sum(), x, retain_graph=k + 1 < classes, allow_unused=True)
         if row is None:
@@ -190,8 +190,8 @@ def jacobian_norms(
         if output not in OUTPUTS:
             raise unknown("output", output, OUTPUTS)
     gram, logits = jacobian_gram(model, x, batch_size, unit)
-    exact = gram.double(), logits.double()  # a probability of nearly 1 leaves differences that float32 does not hold
-    return {output: _norm(*exact, output, squared).to(x.dtype) for output in outputs}
+    logits = logits.double()  # a probability of nearly 1 leaves differences that float32 does not hold
+    return {output: _norm(gram, logits, output, squared).to(x.dtype) for output in outputs}
 
 
 def _norm(gram: Tensor, logits: Tensor, output: str, squared: bool = False) -> Tensor:
@@ -312,7 +312,8 @@ def jacobian_sensitivities(
     batch_size: int | None = None,
 ) -> dict[str, float]:  # by definition: a name of `OUTPUTS`, "squared" (of the logits), "temperature_matched"
     "Means of the Jacobian's norms over some images, from one pass over them. Source: Novak et al. 2018."
-    gram, logits = (values.double() for values in jacobian_gram(model, x, batch_size, unit))
+    gram, logits = jacobian_gram(model, x, batch_size, unit)
+    logits = logits.double()
     found = {output: _norm(gram, logits, output).mean().item() for output in OUTPUTS}
     squares = {output: _norm(gram, logits, output, squared=True).mean() for output in ("logits", "centred")}
     spread = READINGS["centred"](logits).var(0, correction=0).sum()

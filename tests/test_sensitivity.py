@@ -194,6 +194,16 @@ def test_half_gates_are_a_smaller_learning_rate_bit_for_bit():
     assert output_sensitivities(half, x, draws=2) == output_sensitivities(cnn, x, draws=2)
 
 
+@pytest.mark.parametrize("output", ["centred", "probabilities", "margin"])
+def test_what_all_logits_have_in_common_hides_no_difference(output):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), torch.randn(4, 1, 8, 8)
+    net[1].weight.data += 1e4 * torch.randn(64)
+    net[1].bias.data -= net(x).mean(0)
+    expected = jacobian_norm(copy.deepcopy(net).double(), x.double(), output)
+    torch.testing.assert_close(jacobian_norm(net, x, output).double(), expected, rtol=1e-2, atol=0)
+
+
 def test_batches_shrink_until_they_fit(case, monkeypatch):
     net, x = case
     kept = sensitivity.kept_bytes(net.eval(), x[:1])
