@@ -600,6 +600,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                    'fmm_nb.objections.other_readings': ('lib/objections.html#other_readings', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.otherwise': ('lib/objections.html#otherwise', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.otherwise_above': ('lib/objections.html#otherwise_above', 'fmm_nb/objections.py'),
+                                   'fmm_nb.objections.outdone': ('lib/objections.html#outdone', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.over_all': ('lib/objections.html#over_all', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.paired': ('lib/objections.html#paired', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.readings_table': ('lib/objections.html#readings_table', 'fmm_nb/objections.py'),

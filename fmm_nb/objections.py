@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MAIN', 'NOT_ASKED', 'COLUMNS', 'UNDER', 'CONTROLS', 'AGAINST', 'ABOUT_THE_GAIN', 'paired', 'best_snapshots',
            'otherwise', 'compared', 'hostile', 'hostile_table', 'changed', 'caveats', 'other_readings',
-           'readings_table', 'controls', 'as_attention', 'over_all', 'of_one_part', 'without_a_gain', 'at_two_scales',
-           'otherwise_above', 'learning', 'kept_epochs', 'lag']
+           'readings_table', 'controls', 'as_attention', 'over_all', 'of_one_part', 'without_a_gain', 'outdone',
+           'at_two_scales', 'otherwise_above', 'learning', 'kept_epochs', 'lag']
 
 # %% ../nbs/lib/55_objections.ipynb #0493468e
 import json
@@ -254,6 +254,14 @@ def without_a_gain(claims: pd.DataFrame) -> list[str]:  # ids
     "The decided claims about attention's gain that name an image set on which it is not supported."
     lacking = {data for data, gain in GAINS.items() if claims.set_index("id").verdict[gain] != "supported"}
     return [row.id for row in claims.itertuples() if row.id in ABOUT_THE_GAIN and row.verdict in ("supported", "contradicted") and lacking & set(CLAIMS[row.id].data)]
+
+# %% ../nbs/lib/55_objections.ipynb #5c316926
+def outdone(found: Findings) -> list[str]:  # each with its claim
+    "The arms without the supposed cause that do better, by more than the margin, than the arm of a causal claim that is not contradicted for it."
+    causal = found.estimates[[CLAIMS[id].kind == "causal" and found.claims.verdict[id] != "contradicted" for id in found.estimates.claim]]
+    better = [line for line in causal.itertuples() if (line.high if CLAIMS[line.claim].direction > 0 else -line.low) < -line.margin]
+    other = lambda contrast: label(contrast.split(" − ")[1].split("[")[0])
+    return [f"{line.claim}, {set_name(line.data)}: {other(line.contrast)} ({quantity(line.claim, line)})" for line in better]
 
 # %% ../nbs/lib/55_objections.ipynb #a01d1571
 def at_two_scales(found: Findings) -> tuple[list[str], list[str]]:  # ids
