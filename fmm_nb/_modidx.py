@@ -596,6 +596,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                    'fmm_nb.objections.kept_epochs': ('lib/objections.html#kept_epochs', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.lag': ('lib/objections.html#lag', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.learning': ('lib/objections.html#learning', 'fmm_nb/objections.py'),
+                                   'fmm_nb.objections.of_a_second_look': ('lib/objections.html#of_a_second_look', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.of_one_part': ('lib/objections.html#of_one_part', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.other_readings': ('lib/objections.html#other_readings', 'fmm_nb/objections.py'),
                                    'fmm_nb.objections.otherwise': ('lib/objections.html#otherwise', 'fmm_nb/objections.py'),
