@@ -203,6 +203,14 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     assert "reported -0.6399, -0.4230, -0.3351 log ratio" in claims.full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
 
 
+def test_a_claim_says_of_which_image_sets_a_part_was_trained_on():
+    rows = rows_of(data="cifar10[1-2]")
+    part = {id: claims._in_part(CLAIMS[id], "paper", {PAGE: rows}) for id in ("M14", "M15", "M20", "M26")}
+    assert part == {"M14": ""} | dict.fromkeys(["M15", "M20", "M26"], "CIFAR-10 (training files 1-2)")
+    assert not claims._in_part(CLAIMS["M20"], "cpu", {PAGE: rows})  # which takes some images of each set anyway
+    assert not claims._in_part(CLAIMS["M5"], "paper", {"02_importance": rows})  # a check that names no image set
+
+
 def test_a_claim_in_full_has_its_comparisons_and_its_rows(build):
     found = findings("smoke", build(rows_of()))
     causal, joined, untested = (in_full(found, id).splitlines() for id in ("M25", "M20", "M67"))
