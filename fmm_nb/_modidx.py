@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                'fmm_nb.claims._row': ('lib/claims.html#_row', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._shown': ('lib/claims.html#_shown', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._traced': ('lib/claims.html#_traced', 'fmm_nb/claims.py'),
+                               'fmm_nb.claims._would_take': ('lib/claims.html#_would_take', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.claim_of': ('lib/claims.html#claim_of', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.deciding': ('lib/claims.html#deciding', 'fmm_nb/claims.py'),
                                'fmm_nb.claims.full': ('lib/claims.html#full', 'fmm_nb/claims.py'),

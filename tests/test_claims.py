@@ -239,7 +239,8 @@ def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):
     assert shown.loc["M14", ["verdict", "unit", "measured", "low", "high", "scale"]].tolist() == ["supported", "points", gain.difference, gain.low, gain.high, "smoke"]
     assert np.isnan(shown.detectable["M14"]) and shown.support["M14"] == gain.p and shown.contradict["M14"] == 1.0
     assert shown["reported size compatible"][["M14", "M16", "M25", "M15"]].tolist() == ["no", "yes", "", ""]
-    assert shown.scale["M15"] == "" and shown.note["M15"] == "CIFAR-10: no complete run of 03_multiplication, or a run without a value"
+    assert shown.scale["M15"] == "" and shown.note["M15"] == "CIFAR-10: no complete run of 03_multiplication, or a run without a value; it takes fmm data get cifar10, fmm run 03 --scale cpu"
+    assert shown.note["M57"].endswith("it takes fmm data get stl10, fmm run 07 --scale paper") and shown.note["M28"].endswith("it takes fmm data get mnist, fmm data get cifar10, fmm run 04 --scale cpu")
     undecided = [id for id in shown.index if shown.verdict[id] == "undecided" and not np.isnan(shown.measured[id])]
     for id in undecided:
         (wanted,) = contrasts(CLAIMS[id].comparators)
