@@ -620,6 +620,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.origins._cell': ('lib/origins.html#_cell', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins._number': ('lib/origins.html#_number', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins._table': ('lib/origins.html#_table', 'fmm_nb/origins.py'),
+                                'fmm_nb.origins._trained': ('lib/origins.html#_trained', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins.behind': ('lib/origins.html#behind', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins.explain': ('lib/origins.html#explain', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins.made_by': ('lib/origins.html#made_by', 'fmm_nb/origins.py'),
