@@ -133,7 +133,14 @@ def _note(claim: Claim, found: Evidence | None) -> str:
     if claim.kind == "untestable" or claim.data == ("imagenet",):  # which no run of ours can reach
         return claim.protocol
     sets = ", ".join(map(set_name, claim.data)) or "nothing"
-    return f"{sets}: no complete run of {claim.experiment}, or a run without a value" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
+    return f"{sets}: no complete run of {claim.experiment}, or a run without a value; it takes {_would_take(claim)}" if claim.experiment in EXPERIMENTS else f"no run: {claim.experiment} does not exist yet"
+
+
+def _would_take(claim: Claim) -> str:
+    "The commands that would run a claim, at the lowest scale that counts as evidence and has its image sets."
+    trained_on = {name: {*sizes.datasets, *sizes.where_found} for name in SCALES if SCALES[name].evidence for sizes in [sizes_of(claim.experiment, name)]}
+    scale = next((name for name, sets in trained_on.items() if sets >= set(claim.data)), list(trained_on)[-1])
+    return ", ".join([*(f"fmm data get {data}" for data in claim.data), f"fmm run {claim.experiment.split('_')[0]} --scale {scale}"])
 
 # %% ../nbs/lib/28_claims.ipynb #a4bb55dd
 def _in_part(claim: Claim, scale: str, tables: dict[str, pd.DataFrame]) -> str:

@@ -20,7 +20,7 @@ from .files import build_folder, data_folder, need_repository, read_json
 from .pages import Page, possible, products, why
 from .plan import EXPERIMENTS, SCALES, scale_of, specs
 from .specs import identity
-from .store import Store
+from .store import Store, read_record
 
 # %% ../nbs/lib/68_origins.ipynb #e17fc967
 NUMBER = r"[+−×-]?\d+(?:\.\d+)?%?"  # as it is printed
@@ -154,8 +154,16 @@ def net(
     code, images = {name: known.pop(name) for name in ("training_version", "models_version")}, known.pop("fingerprint")
     lines = [f"net {key}: of {', '.join(pages)} at scale {scale}", "parameters, others as by default: " + ", ".join(f"{name} {value}" for name, value in known.items())]
     lines += [f"data: {spec.data}, fingerprint {images}", "code: " + ", ".join(f"{name} {value}" for name, value in code.items()) + " (raised where results change)"]
+    record = _trained(key, [data_folder() / "results" / scale, (build or build_folder()) / scale], store)
+    lines += ["trained: " + ", ".join(f"{name} {record[name]}" for name in ("precision", "device", "torch"))] if record else []
     missing = "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec))
     return lines + [f"not kept here, a run that needs it trains it ({missing})" if missing else f"kept in {store.root}"]
+
+
+def _trained(key: str, folders: list[Path], store: Store) -> dict | None:
+    "How a net was trained, which its key does not say: from its first row, else from its record; None where there is neither."
+    rows = (row for folder in folders for path in sorted((folder / "rows").glob("*.csv")) for row in _table(path) if row.get("key") == key)
+    return next(rows, None) or next((read_record(path) for path in [store.root / f"{key}.json"] if path.exists()), None)
 
 # %% ../nbs/lib/68_origins.ipynb #e01836a3
 def explain(

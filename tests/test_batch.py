@@ -296,4 +296,5 @@ def test_a_claim_leads_to_nets_and_a_net_to_what_made_it(tmp_path):
     key = next(line for line in origins.explain("M37", "paper", tmp_path) if line.startswith("net ")).split()[1].rstrip(":")
     told = origins.explain(key, "paper", tmp_path)
     assert told[0].startswith(f"net {key}: of ") and "05_sensitivity" in told[0]
-    assert [line.split(":")[0] for line in told[1:4]] == ["parameters, others as by default", "data", "code"]
+    assert [line.split(":")[0] for line in told[1:5]] == ["parameters, others as by default", "data", "code", "trained"]
+    assert told[4].startswith("trained: precision bfloat16, device ")

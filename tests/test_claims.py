@@ -203,6 +203,14 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     assert "reported -0.6399, -0.4230, -0.3351 log ratio" in claims.full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
 
 
+def test_a_claim_says_of_which_image_sets_a_part_was_trained_on():
+    rows = rows_of(data="cifar10[1-2]")
+    part = {id: claims._in_part(CLAIMS[id], "paper", {PAGE: rows}) for id in ("M14", "M15", "M20", "M26")}
+    assert part == {"M14": ""} | dict.fromkeys(["M15", "M20", "M26"], "CIFAR-10 (training files 1-2)")
+    assert not claims._in_part(CLAIMS["M20"], "cpu", {PAGE: rows})  # which takes some images of each set anyway
+    assert not claims._in_part(CLAIMS["M5"], "paper", {"02_importance": rows})  # a check that names no image set
+
+
 def test_a_claim_in_full_has_its_comparisons_and_its_rows(build):
     found = findings("smoke", build(rows_of()))
     causal, joined, untested = (in_full(found, id).splitlines() for id in ("M25", "M20", "M67"))
@@ -231,7 +239,8 @@ def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):
     assert shown.loc["M14", ["verdict", "unit", "measured", "low", "high", "scale"]].tolist() == ["supported", "points", gain.difference, gain.low, gain.high, "smoke"]
     assert np.isnan(shown.detectable["M14"]) and shown.support["M14"] == gain.p and shown.contradict["M14"] == 1.0
     assert shown["reported size compatible"][["M14", "M16", "M25", "M15"]].tolist() == ["no", "yes", "", ""]
-    assert shown.scale["M15"] == "" and shown.note["M15"] == "CIFAR-10: no complete run of 03_multiplication, or a run without a value"
+    assert shown.scale["M15"] == "" and shown.note["M15"] == "CIFAR-10: no complete run of 03_multiplication, or a run without a value; it takes fmm data get cifar10, fmm run 03 --scale cpu"
+    assert shown.note["M57"].endswith("it takes fmm data get stl10, fmm run 07 --scale paper") and shown.note["M28"].endswith("it takes fmm data get mnist, fmm data get cifar10, fmm run 04 --scale cpu")
     undecided = [id for id in shown.index if shown.verdict[id] == "undecided" and not np.isnan(shown.measured[id])]
     for id in undecided:
         (wanted,) = contrasts(CLAIMS[id].comparators)
