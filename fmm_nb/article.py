@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLD', 'QUESTIONS', 'ADVICE', 'REPORTED', 'Findings', 'findings', 'quantity', 'numbers', 'partly', 'of_parts',
            'word_of', 'sentences', 'sentence', 'say', 'answers_in_brief', 'in_short', 'surprises', 'advice',
-           'claim_table', 'quantity_alone', 'tally', 'accuracies', 'recipes', 'page_claims']
+           'claim_table', 'quantity_alone', 'tally', 'in_full', 'accuracies', 'recipes', 'page_claims']
 
 # %% ../nbs/lib/54_article.ipynb #7c02bba0
 import csv
@@ -119,7 +119,7 @@ def sentences() -> dict[str, tuple[str, str, str]]:  # id → if supported, if c
     with open(data_folder() / "reported" / "sentences.csv", encoding="utf-8", newline="") as file:
         return {row["id"]: (row["supported"], row["contradicted"], row["whether"]) for row in csv.DictReader(file)}
 
-
+# %% ../nbs/lib/54_article.ipynb #3f801fb6
 TOLD = sentences()
 
 
@@ -249,6 +249,27 @@ def tally(found: Findings) -> str:
     counts = pd.crosstab(source, found.claims.verdict).reindex(index=["FMMNet", "ATAC"], columns=words, fill_value=0)
     lines = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(counts.index, counts.values)]
     return "\n".join([f"| source | {' | '.join(words)} |", "|---" * 5 + "|", *lines])
+
+# %% ../nbs/lib/54_article.ipynb #ab9482b6
+def in_full(found: Findings, id: str) -> str:  # lines for people
+    "A claim as `claims.full` tells it, with each comparison, the parts that it joins, and the rows that it rests on."
+    claim, row, own = CLAIMS[id], found.claims.loc[id], found.estimates[found.estimates.claim == id]
+    cells = [f"{set_name(cell.data)}, {_compared(cell)}: {quantity(id, cell)}".removeprefix(", ") for cell in own.itertuples()]
+    parts = [f"parts: {of_parts(found, id)}"] if claim.kind == "conjunction" else []
+    told = claims.full(row.to_dict(), (*cells, *parts))
+    rows = found.tables.get(row.scale, {}).get(claim.experiment)
+    if rows is None or parts:
+        return told
+    used, column = claims.deciding(claim, rows)
+    return f"{told}\nfrom {len(used)} rows of rows/{claim.experiment}.csv, column {column}; fmm why {id} --scale {row.scale} names each"
+
+
+def _compared(cell) -> str:
+    "A contrast as it is told; of a share the arm alone, with what it is held against."
+    text = cell.contrast.removeprefix("+ ")
+    if not cell.null:
+        return text
+    return f"{text.removesuffix(f' − {cell.null:g}').removeprefix(f'{cell.null:g} − ')}, against {cell.null:.0%}"
 
 # %% ../nbs/lib/54_article.ipynb #ad28dc61
 REPORTED = {  # experiment → (what a source reports by image set, the nets of which it does)

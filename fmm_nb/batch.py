@@ -79,13 +79,14 @@ def execute_all(pages: list[Page], workers: int) -> list[str]:
     context = multiprocessing.get_context("spawn")
     with environment(PAGE_ENVIRONMENT), batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent)) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
-        failures = []
+        failures, well = [], []
         for future in as_completed(futures):
             error = future.exception()
             text = f"{futures[future].name}: its process died ({error})" if error else future.result()
             print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
             failures += [text] if text else []
-    return failures
+            well += [] if text else [futures[future]]
+    return failures + execute_all([page for page in well if state(page) == "stale"], workers)
 
 # %% ../nbs/lib/30_batch.ipynb #226ecd06
 def estimate(

@@ -26,7 +26,7 @@ def origin(
     known |= {"device": training.device, "torch": torch.__version__, "versions": [TRAINING_VERSION, MODELS_VERSION]}
     return json.dumps(known, sort_keys=True)
 
-
+# %% ../nbs/lib/13_checkpoints.ipynb #9350867a
 def write_checkpoint(training, path: Path) -> None:
     "Write the state of a training."
     tensors = {f"net/{name}": value for name, value in training.model.state_dict().items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tables_of', 'tables_in', 'planned', 'table', 'unit_of', 'told_note', 'of_page', 'claim_of', 'markdown',
-           'told_reported', 'verdict', 'full', 'trace', 'CLAIMS']
+           'told_reported', 'verdict', 'full', 'trace', 'deciding', 'CLAIMS']
 
 # %% ../nbs/lib/28_claims.ipynb #14791fc2
 import re
@@ -19,13 +19,12 @@ from . import rules
 from .comparisons import ARM, across_arms, arm_rows, at_parameters, expanded
 from .errors import InputError, unknown
 from .files import build_folder, need_repository, published_folder
-from .judgement import CLAIMS, GAINS, Claim, judge
+from .judgement import CLAIMS, GAINS, Claim, adjusted, judge
 from .plan import EXPERIMENTS, SCALES, by_arm, scale_of, sizes_of
 from .results import one_precision
 from .rules import Evidence
 from .sources import PARTS, set_name, whole_set
 from .specs import Spec
-from .statistics import detectable
 from .tables import known_rows, together
 
 _all_ = ["CLAIMS"]
@@ -91,9 +90,12 @@ def table(
     scales = [scale] if scale else [name for name in reversed(SCALES) if SCALES[name].evidence]
     tables = {name: tables_of(name, build) for name in scales}
     judged, rows = {name: judge(tables[name]) for name in scales}, []
+    in_family = {name: adjusted({id: found for id, (_, found) in of.items()}) for name, of in judged.items()}
     for id, claim in CLAIMS.items():
         best = _best(scales, judged, id)
-        rows.append(_row(claim, best, *judged[best][id]) | {"in_part": _in_part(claim, best, tables[best]) if judged[best][id][1] else ""})
+        ran = judged[best][id][1] is not None
+        p = in_family[best][id] if ran else (np.nan, np.nan)
+        rows.append(_row(claim, best, *judged[best][id]) | {"in_part": _in_part(claim, best, tables[best]) if ran else "", "support_adjusted": p[0], "contradict_adjusted": p[1]})
     return pd.DataFrame(rows)
 
 
@@ -109,7 +111,7 @@ def _row(claim: Claim, scale: str, word: str, found: Evidence | None) -> dict:
     row = {"id": claim.id, "statement": claim.statement, "place": claim.place, "verdict": word, "reported": claim.reported, "unit": unit_of(claim)}
     row |= {name: getattr(effect, key) if effect else np.nan for name, key in [("measured", "difference"), ("low", "low"), ("high", "high")]}
     effects = () if not found or word != "undecided" or claim.kind == "conjunction" else (effect,) if effect else found.effects
-    row |= {"detectable": max((detectable(one.error, one.df) for one in effects), default=np.nan)}  # of several numbers the largest
+    row |= {"detectable": max((one.detectable for one in effects), default=np.nan)}  # of several numbers the largest
     row |= {"support": found.support if found else np.nan, "contradict": found.contradict if found else np.nan}
     row |= {name: getattr(found, name) if found else "" for name in ("depends_on", "seen")}
     row |= {"reported size compatible": "" if claim.kind in ("weak", "some") else _compatible(claim.reported, effect), "note": _note(claim, found)}
@@ -239,21 +241,23 @@ def verdict(
 # %% ../nbs/lib/28_claims.ipynb #77377bfc
 def full(
     row: dict,  # of `table`
+    cells: tuple[str, ...] = (),  # what was measured in each comparison
 ) -> str:  # lines for people
     "A claim with all that its verdict rests on."
     claim = CLAIMS[row["id"]]
     lines = [f"{claim.id}: {row['verdict']}" + (f" (scale {SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
     lines += [f"protocol: {claim.protocol}"] if claim.protocol not in ("", row["note"]) else []
-    lines += [] if claim.kind == "untestable" else [f"rule: {claim.kind} of {claim.primary}: {claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
+    lines += [] if claim.kind == "untestable" else [f"rule: {claim.kind} of {f'{claim.primary}: ' * bool(claim.primary)}{claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
     numbers = [] if np.isnan(row["measured"]) else [f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"]
     numbers += [f"reported {claim.reported.replace(';', ', ')}"] if claim.reported else []
     lines += ["; ".join(f"{number} {row['unit']}".strip() for number in numbers)] if numbers else []
+    lines += [*cells]
     lines += [f"checked: {row['seen']}"] if row["seen"] else []
     if not np.isnan(row["support"]):
-        lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}, before adjustment in family {claim.family}"]
+        lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}; adjusted in family {claim.family} at scale {row['scale']} {row['support_adjusted']:.3g} and {row['contradict_adjusted']:.3g}"]
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]
     if not np.isnan(row["detectable"]):
-        lines += [f"this number of seeds finds {row['detectable']:.3g} {row['unit']} in four of five studies"]
+        lines += [f"this number of seeds finds {row['detectable']:.3g} {row['unit']}".strip() + " in four of five studies"]
     lines += [f"{name}: {row[column]}" for name, column in (("trained on", "in_part"), ("depends on", "depends_on")) if row[column]]
     return "\n".join(lines + ([f"note: {row['note']}"] if row["note"] else []))
 
@@ -280,11 +284,19 @@ def _traced(claim: Claim, scale: str, tables: dict[str, pd.DataFrame], words: di
     if rows is None:
         return lines + ["no complete rows"]
     lines += [f"rests on {GAINS[data]}, attention's gain on {data}" for data in claim.data if claim.kind == "mediation" and data in GAINS]
+    used, column = deciding(claim, rows)
+    lines += [f"from {len(used)} rows of rows/{claim.experiment}.csv, column {column}"]
+    return lines + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.itertuples()]
+
+
+def deciding(
+    claim: Claim,
+    rows: pd.DataFrame,  # of the experiment that decides it
+) -> tuple[pd.DataFrame, str]:  # rows, column
+    "The rows that a verdict rests on, and the column in which it reads them."
     arms = {arm for text in expanded(claim.comparators.replace("; ", " vs ")) for arm in re.findall(ARM, text)}
     used = rows if claim.kind == "exact" else pd.concat([arm_rows(rows, arm) for arm in sorted(arms)]).drop_duplicates()
     used = used[used.data.map(whole_set).isin(claim.data)] if claim.data else used
     column = claim.comparators if claim.kind == "exact" else claim.primary
     name = column.removeprefix("log ")
-    used = used.dropna(subset=[name]) if name in used else used.iloc[:0]
-    lines += [f"from {len(used)} rows of rows/{claim.experiment}.csv, column {column}"]
-    return lines + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.itertuples()]
+    return used.dropna(subset=[name]) if name in used else used.iloc[:0], column

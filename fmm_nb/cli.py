@@ -29,7 +29,7 @@ def _report(failures: list[str], done: str) -> int:
     print(f"{len(failures)} failed" if failures else done)
     return 1 if failures else 0
 
-
+# %% ../nbs/lib/31_cli.ipynb #4dad16ef
 def run(args) -> int:
     "Train and execute experiments."
     from fmm_nb import batch
@@ -96,7 +96,7 @@ def list_data(args) -> list[tuple]:
 # %% ../nbs/lib/31_cli.ipynb #495a8b7f
 def why(args) -> int:
     "Where something in the paper comes from, what a run would change, and for what reason."
-    from fmm_nb.pages import explain
+    from fmm_nb.origins import explain
 
     print("\n".join(explain(args.name, args.scale)) or f"{args.name} is up to date at scale {args.scale}")
     return 0
@@ -245,7 +245,7 @@ IMAGENET = [
 COMMANDS = {
     "run": (run, "fmm run 03 --scale smoke --workers 2", [("names", {"nargs": "*", "help": "experiments; none: all"}), SCALE, WORKERS, SCHEDULER, ("--dry-run", {"action": "store_true", "help": "only say what would be done, and how long it takes"})]),
     "list": (list_, "fmm list models", [("kind", {"nargs": "?", "help": "experiments, models or data; none: all three"}), SCALE]),
-    "why": (why, "fmm why M14 --scale smoke", [("name", {"help": "a page (03, paper), a claim (M14), the file of a figure or table, or a number as printed"}), SCALE]),
+    "why": (why, "fmm why M14 --scale smoke", [("name", {"help": "a page (03, paper), a claim (M14), a figure or table (05_definitions), a number as printed (×1.38), or the key of a net"}), SCALE]),
     "claims": (claims, "fmm claims M14 M25 --json", [("ids", {"nargs": "*", "metavar": "ID", "help": "claims, told in full; none: the table of all"}), ("--scale", {"metavar": "S", "help": "only this scale; default: for each claim the highest with rows"}), ("--json", {"action": "store_true", "help": "as a list of objects"})]),
     "publish": (publish, "fmm publish 03 --scale cpu", [("names", {"nargs": "*", "help": "experiments, or paper; none: all pages"}), SCALE, ("--archive", {"metavar": "FILE", "help": "what fmm slice packed elsewhere: taken in first"})]),
     "data": (data, "fmm data get mnist --root ~/images", [("action", {"choices": ["get", "check"]}), ("name", {"help": "an image set, see fmm list data"}), ROOT]),

@@ -30,7 +30,7 @@ def variants(
     "The columns of a measure: the definition that decides, and its variants."
     return {primary: values[first]} | {variant(primary, name): value for name, value in values.items() if name != first}
 
-# %% ../nbs/lib/67_effects.ipynb #e546fceb
+# %% ../nbs/lib/67_effects.ipynb #f9b2373f
 def at_loss(
     way: list,  # [clean training loss, value] at each snapshot and the end
     loss: float,
@@ -43,7 +43,7 @@ def at_loss(
     last = below[0]
     return float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
 
-
+# %% ../nbs/lib/67_effects.ipynb #d7c14a09
 def at_equal_loss(
     rows: pd.DataFrame,
     a: str,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'CALLED', 'REVERSED', 'OPEN', 'AS_DRAWN', 'MATCHED', 'YES_NO', 'CELLS', 'GAINS', 'Claim', 'read_claims',
-           'depends_on', 'readings', 'diverged', 'units', 'sets_of', 'on_set', 'cells', 'evidence', 'judge', 'decided']
+           'depends_on', 'readings', 'diverged', 'units', 'sets_of', 'on_set', 'cells', 'evidence', 'judge', 'families',
+           'decided', 'adjusted']
 
 # %% ../nbs/lib/27_judgement.ipynb #fa59916d
 import csv
@@ -275,9 +276,19 @@ def judge(
     return {id: (words[id], found[id]) for id in CLAIMS}
 
 
+def families(found: dict[str, Evidence | None]) -> list[dict[str, Evidence | None]]:
+    "All claims, those apart that are adjusted together."
+    by_name: dict[str, dict] = {}
+    for claim in CLAIMS.values():
+        by_name.setdefault(claim.id if claim.kind == "exact" else claim.family, {})[claim.id] = found[claim.id]
+    return list(by_name.values())
+
+
 def decided(found: dict[str, Evidence | None]) -> dict[str, str]:
     "The verdicts of all claims, family by family."
-    families: dict[str, dict] = {}
-    for claim in CLAIMS.values():
-        families.setdefault(claim.id if claim.kind == "exact" else claim.family, {})[claim.id] = found[claim.id]
-    return {id: word for family in families.values() for id, word in rules.decide(family).items()}
+    return {id: word for family in families(found) for id, word in rules.decide(family).items()}
+
+
+def adjusted(found: dict[str, Evidence | None]) -> dict[str, tuple[float, float]]:
+    "As `rules.adjusted`, of all claims."
+    return {id: p for family in families(found) for id, p in rules.adjusted(family).items()}

@@ -137,7 +137,7 @@ def se_resnet50(in_channels: int = 3, image_size: int = 224, num_classes: int = 
     "ResNet-50 with squeeze-and-excitation, reduction 16, once a block; shapes and errors are those of `ResNet`. Source: Hu et al. 2018."
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides, refine=lambda channels, size: Gated(SEGate(channels))))
 
-
+# %% ../nbs/lib/48_models_imagenet.ipynb #97ccf2b1
 def ge_resnet50(
     in_channels: int = 3,
     image_size: int = 224,

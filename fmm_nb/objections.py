@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAIN', 'NOT_ASKED', 'COLUMNS', 'UNDER', 'CONTROLS', 'AGAINST', 'ABOUT_THE_GAIN', 'paired', 'best_snapshots',
-           'otherwise', 'hostile', 'hostile_table', 'changed', 'caveats', 'other_readings', 'readings_table',
-           'controls', 'as_attention', 'over_all', 'of_one_part', 'without_a_gain', 'at_two_scales', 'otherwise_above',
-           'learning', 'kept_epochs', 'lag']
+           'otherwise', 'compared', 'hostile', 'hostile_table', 'changed', 'caveats', 'other_readings',
+           'readings_table', 'controls', 'as_attention', 'over_all', 'of_one_part', 'without_a_gain', 'at_two_scales',
+           'otherwise_above', 'learning', 'kept_epochs', 'lag']
 
 # %% ../nbs/lib/55_objections.ipynb #0493468e
 import json
@@ -62,6 +62,12 @@ def otherwise(
 # %% ../nbs/lib/55_objections.ipynb #80b1055e
 MAIN = ("M14", "M15", "M21", "M22", "M30", "M35", "M36", "M37", "M38", "M39", "M40", "M55", "A1", "A2")
 NOT_ASKED = {"one logit scale": "test_accuracy_percent"}  # objections that cannot touch a measure
+
+
+def compared() -> tuple[str, ...]:  # ids
+    "The main answers, and every other claim that is one comparison of two arms."
+    single = {id: contrasts(claim.comparators) for id, claim in CLAIMS.items() if claim.kind in ("difference", "equivalence")}
+    return tuple(id for id in CLAIMS if id in MAIN or len(single.get(id, ())) == 1 and two_arms(single[id][0]))
 
 
 def hostile(found: Findings, ids: tuple[str, ...] = MAIN) -> pd.DataFrame:  # claim, data, objection, difference, low, high, side
@@ -128,7 +134,7 @@ def changed(
     computed = one[one.side != ""]
     named = lambda part: ", ".join(f"{row.claim} on {set_name(row.data)}" for row in part.itertuples())
     before = np.array([judged[row.claim, row.data] for row in computed.itertuples()])
-    turns = {"on the other side": computed[(computed.side == "other").to_numpy()], "no effect no longer ruled out": computed[(computed.side == "open").to_numpy() & (before != "open")]}
+    turns = {"on the other side": computed[(computed.side == "other").to_numpy() & (before != "open")], "no effect no longer ruled out": computed[(computed.side == "open").to_numpy() & (before != "open")]}
     turns["no effect ruled out only so"] = computed[(computed.side != "open").to_numpy() & (before == "open")]
     told = [f"{words}: {named(part)}" for words, part in turns.items() if len(part)]
     return f"{len(computed)} of {len(one)} could be computed; " + ("; ".join(told) if told else "none changes") + "."
@@ -139,12 +145,15 @@ def caveats(
     lines: pd.DataFrame,  # of `hostile`
 ) -> dict[str, str]:  # by claim; only of those that have one
     "Under which objections a claim that is apart from zero as judged is so no more, and which readings of its measure reverse it."
-    judged = lines[lines.objection == "as judged"].set_index(["claim", "data"]).side
-    fallen = lines[np.array([row.side in ("open", "other") and judged[row.claim, row.data] == "same" for row in lines.itertuples()], dtype=bool)]
-    told = {id: f" *The effect does not stand {'; '.join(f'{UNDER[row.objection]} ({set_name(row.data)})' for row in group.itertuples())}.*" for id, group in fallen.groupby("claim")}
+    judged, told = lines[lines.objection == "as judged"].set_index(["claim", "data"]).side, {}
+    for side, words in {"open": "does not stand", "other": "is reversed"}.items():
+        fallen = lines[np.array([row.side == side and judged[row.claim, row.data] == "same" for row in lines.itertuples()], dtype=bool)]
+        for id, group in fallen.groupby("claim"):
+            told[id] = told.get(id, "") + f" *The effect {words} {'; '.join(f'{UNDER[row.objection]} ({set_name(row.data)})' for row in group.itertuples())}.*"
     for id in dict.fromkeys(lines.claim):
-        reversed_by = re.findall(rf"([^,;:]+){re.escape(REVERSED)}", found.claims.depends_on[id])
-        told |= {id: told.get(id, "") + f" *It is reversed by other readings of the measure: {', '.join(map(str.strip, reversed_by))}.*"} if reversed_by else {}
+        reversed_by = [name.strip() for name in re.findall(rf"([^,;:]+){re.escape(REVERSED)}", found.claims.depends_on[id])]
+        reversed_by = [name for name in reversed_by if name not in UNDER]  # which are told above
+        told |= {id: told.get(id, "") + f" *It is reversed by other readings of the measure: {', '.join(reversed_by)}.*"} if reversed_by else {}
     return told
 
 

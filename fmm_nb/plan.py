@@ -91,6 +91,7 @@ class Experiment:
     variants: tuple[dict, ...] = ({},)  # changes of the protocol, each with all arms
     sizes: dict[str, dict] = field(default_factory=dict)  # what differs from the `Scale`, by its name
     own: dict[str, dict[str, Arm]] = field(default_factory=dict)  # further arms with names of their own, by scale
+    reads: tuple[str, ...] = ()  # other experiments whose rows its claims and words need
     logs: str = ""  # of trainings that it takes as rows too: a folder in build/, with one for each of them
 
 
@@ -99,11 +100,6 @@ LOG = "log.csv"  # of such a training, in its folder
 # %% ../nbs/lib/08_plan.ipynb #ba3c2556
 NOTHING = {"datasets": (), "where_found": ()}  # no image set is needed
 MIXUP = {1.0: "mixup", 0.2: "mixup_weak"}  # α, which the source does not state, and how its arms are called; the first decides
-
-
-def penalised(weight: float, data: str) -> dict[str, Arm]:
-    "The vanilla net with a penalty on its Jacobian, on one image set."
-    return {"cnn_jacobian": Arm("cnn", protocol={"jacobian_penalty": weight}, datasets=(data,))}
 
 # %% ../nbs/lib/08_plan.ipynb #b478b973
 EXPERIMENTS = {
@@ -117,22 +113,35 @@ EXPERIMENTS = {
         title="Do attention weights say what matters? Figure 2 with nulls",
         arms=("cnn", "am", "am_static"),
         share={"smoke": 80, "cpu": 0.5 * 3600},
+        reads=("03_multiplication",),
     ),
     "03_multiplication": Experiment(
         title="Is it the multiplication? Table I with controls",
         arms=tuple(MODELS),
         share={"smoke": 240, "cpu": 1.5 * 3600},
+        reads=("04_landscapes",),
     ),
     "04_landscapes": Experiment(
         title="Is the landscape between images smoother? Figures 3 and 4 as statistics",
         arms=tuple(MODELS),
         share={"smoke": 40, "cpu": 0.7 * 3600},
+        reads=("03_multiplication",),
         sizes={"smoke": {"datasets": ("mnist_mini",), "path_points": 36}, "cpu": {"datasets": ("mnist",)}, "paper": {"datasets": ("mnist",)}},
     ),
+}
+
+# %% ../nbs/lib/08_plan.ipynb #4943e414
+def penalised(weight: float, data: str) -> dict[str, Arm]:
+    "The vanilla net with a penalty on its Jacobian, on one image set."
+    return {"cnn_jacobian": Arm("cnn", protocol={"jacobian_penalty": weight}, datasets=(data,))}
+
+
+EXPERIMENTS |= {
     "05_sensitivity": Experiment(
         title="Is a net with attention less sensitive, and is that why it helps? Table II under every definition",
         arms=tuple(MODELS),
         share={"smoke": 40, "cpu": 1.2 * 3600},
+        reads=("03_multiplication",),
         sizes={"smoke": {"test_images": 25}},
         own={"smoke": penalised(0.01, "mnist_mini"), "cpu": penalised(0.008, "cifar10")},
     ),
@@ -209,13 +218,13 @@ EXPERIMENTS |= {
 EXPERIMENTS |= {
     "11_locality": Experiment(
         title="Is locality critical for attention as activation? Table 2 as a curve",
-        share={"smoke": 60, "cpu": 0.75 * 3600},
+        share={"smoke": 60, "cpu": 1.5 * 3600},
         sizes=activation.trained_on(*activation.COLOUR, datasets=("mnist",)),
         own=activation.locality_arms(),
     ),
     "12_microstructure": Experiment(
         title="Is it the gate, or the layers in it? Table 3, and ATAC as the only non-linearity",
-        share={"smoke": 60, "cpu": 0.5 * 3600},
+        share={"smoke": 60, "cpu": 0.6 * 3600},
         sizes=activation.trained_on(*activation.COLOUR),
         own=activation.structure_arms(),
     ),
@@ -227,7 +236,7 @@ EXPERIMENTS |= {
     ),
     "14_units": Experiment(
         title="Accuracy for parameters: units (Figure 7) and networks (Figure 8)",
-        share={"smoke": 60, "cpu": 0.4 * 3600},
+        share={"smoke": 60, "cpu": 0.45 * 3600},
         sizes=activation.trained_on(*activation.COLOUR[:2]),
         own=activation.unit_arms(),
     ),
@@ -244,6 +253,7 @@ EXPERIMENTS |= {
     "16_bridge": Experiment(
         title="One mechanism? Attention, activation and non-linear kernels under the same measures",
         share={"smoke": 40, "cpu": 0.3 * 3600},
+        reads=("03_multiplication", "09_recipes"),
         sizes={
             "smoke": {"datasets": ("mnist_mini",), "seeds": 2, "protocol": replace(SCALES["smoke"].protocol, shrink=2, snapshots=())},
             "cpu": {"datasets": ("mnist",), "protocol": replace(SCALES["cpu"].protocol, shrink=2, snapshots=()), "paths": 100, "path_points": 36},

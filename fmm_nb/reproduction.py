@@ -97,7 +97,7 @@ def side_by_side(
     both["apart"] = (both.low > both.high_published) | (both.high < both.low_published)
     return both
 
-
+# %% ../nbs/lib/53_reproduction.ipynb #66153826
 def compare(
     mine: dict[str, pd.DataFrame],  # experiment → rows of a run
     theirs: dict[str, dict[str, pd.DataFrame]],  # scale → experiment → published rows; the first scale that has a claim is taken

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALPHA', 'Evidence', 'difference', 'equivalence', 'all_of', 'causal', 'proportion', 'weak', 'exact', 'ranked',
-           'decide']
+           'adjusted', 'decide']
 
 # %% ../nbs/lib/25_rules.ipynb #aefe2b1f
 from dataclasses import dataclass
@@ -104,15 +104,17 @@ def ranked(a: np.ndarray, b: np.ndarray, direction: int) -> Evidence:
 ALPHA = 0.05
 
 
+def adjusted(
+    family: dict[str, Evidence | None],  # every claim of one family; None: not run
+) -> dict[str, tuple[float, float]]:  # for it, against it
+    "The p of each claim of a family, adjusted for the others."
+    return dict(zip(family, zip(*[holm([getattr(one, side) if one else 1.0 for one in family.values()]) for side in ("support", "contradict")])))
+
+
 def decide(
     family: dict[str, Evidence | None],  # every claim of one family; None: not run
     alpha: float = ALPHA,
 ) -> dict[str, str]:  # supported, contradicted, undecided or not tested
     "The verdicts of one family of claims."
-    ids = list(family)
-    columns = [holm([getattr(family[i], side) if family[i] else 1.0 for i in ids]) for side in ("support", "contradict")]
-    words = {}
-    for place, (support, contradict) in enumerate(zip(*columns)):
-        word = "contradicted" if contradict <= alpha else "supported" if support <= alpha else "undecided"
-        words[ids[place]] = word if family[ids[place]] else "not tested"
-    return words
+    word = lambda support, contradict: "contradicted" if contradict <= alpha else "supported" if support <= alpha else "undecided"
+    return {id: word(*p) if family[id] else "not tested" for id, p in adjusted(family).items()}

@@ -100,7 +100,7 @@ class FullGrad:
             return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
         kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.is_map(len(x))]
         terms = {"input": gradient * x} | {call.name: call.term().movedim(call.channels, 1) for call in kept}
-        return {name: term for name, term in terms.items() if term.shape[2:].numel() > 1}
+        return {name: term for name, term in terms.items() if term.shape[2:] == x.shape[2:] or term.shape[2:].numel() > 1}
 
     def map(self, terms: dict[str, Tensor], x: Tensor) -> Tensor:
         "The map that some terms make."
@@ -177,11 +177,16 @@ def attention_weights(
     spatial: bool = False,  # keep the place: [N, C, h, w]
 ) -> dict[str, Tensor]:  # [N, C] each; gates that vary over space are averaged over it
     "What the attention gates of a net say about each image."
-    whole = lambda value, count: value.expand(count, *[-1] * (value.ndim - 1))
-    parts = [{name: whole(value, len(part)) for name, value in read_gates(model, part).items()} for part in float_images(x).split(fitting_size(None, x))]
     gates = attention_gates(model)
-    _all_run(gates, parts[0])
-    found = {name: torch.cat([part[name] for part in parts]) for name in gates}
+    parts = [_said(model, part, gates, spatial) for part in float_images(x).split(fitting_size(None, x))]
+    return {name: torch.cat([part[name] for part in parts]) for name in gates}
+
+
+def _said(model: nn.Module, x: Tensor, gates: dict[str, Gated], spatial: bool) -> dict[str, Tensor]:
+    "As `attention_weights`, for one part; what other gates say, of which ReLUs say a map each, is forgotten."
+    seen = read_gates(model, x)
+    _all_run(gates, seen)
+    found = {name: seen[name].expand(len(x), *[-1] * (seen[name].ndim - 1)) for name in gates}
     return found if spatial else {name: value.flatten(2).mean(2) if value.ndim > 2 else value for name, value in found.items()}
 
 

@@ -85,7 +85,12 @@ class Effect:
 
     def p_beyond(self, margin: float) -> float:
         "p of the effect lying within `margin` of zero: small where it is larger, on either side."
-        return min(1.0, self.p_above(margin), self.p_below(-margin))
+        return min(1.0, self.p_above(margin) + self.p_above(-margin), self.p_below(margin) + self.p_below(-margin))  # of an effect at the margin, found beyond it on this side or the other
+
+    @property
+    def detectable(self) -> float:
+        "The true difference that as many seeds find in four of five studies; as `detectable`."
+        return detectable(self.error, self.df)
 
 # %% ../nbs/lib/09_statistics.ipynb #2838a47e
 def contrast(
@@ -99,11 +104,12 @@ def contrast(
     if not arms or len(arms) != len(weights):
         raise InputError(f"a contrast needs a weight for each arm, got {len(weights)} for {len(arms)}")
     parts = [(w**2 * arm.var(ddof=1) / len(arm), len(arm) - 1) for w, arm in zip(weights, arms)] + ([extra] if extra else [])
-    variance = sum(v for v, _ in parts)
-    if variance <= (1e-12 * max(abs(arm).max() for arm in arms)) ** 2:
-        variance = 0.0  # equal values whose mean was rounded
+    difference, variance = sum(w * arm.mean() for w, arm in zip(weights, arms)), sum(v for v, _ in parts)
+    rounding = 1e-12 * max(abs(arm).max() for arm in arms)
+    if variance <= rounding**2:  # equal values whose mean was rounded
+        difference, variance = difference if abs(difference) > rounding else 0.0, 0.0
     df = variance**2 / sum(v**2 / n for v, n in parts) if variance else float(sum(n for _, n in parts))
-    return _effect(float(sum(w * arm.mean() for w, arm in zip(weights, arms))), float(np.sqrt(variance)), float(df), confidence)
+    return _effect(float(difference), float(np.sqrt(variance)), float(df), confidence)
 
 
 def _effect(difference: float, error: float, df: float, confidence: float, p_superior: float = float("nan")) -> Effect:
@@ -289,7 +295,8 @@ def image_variance(
 ) -> tuple[float, float]:  # variance of the contrast of accuracies (shares), and its degrees of freedom
     "The variance of a contrast of accuracies that is due to which images were in the test set; raises `InputError` where they are not the same for all."
     arms = [_numbers(arm) for arm in arms]
-    if not arms or len(arms) != len(weights) or any(arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] for arm in arms) or arms[0].shape[1] < 2:
+    unlike = lambda arm: arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] or not np.isfinite(arm).all()
+    if not arms or len(arms) != len(weights) or any(map(unlike, arms)) or arms[0].shape[1] < 2:
         raise InputError(f"each arm needs a weight and decisions [S, N] on the same images, at least two, got {len(weights)} for {[list(arm.shape) for arm in arms]}")
     per_image = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
     of_seeds = sum(w**2 * arm.var(0, ddof=1).mean() / len(arm) for w, arm in zip(weights, arms) if len(arm) > 1)

@@ -62,7 +62,7 @@ def _finished(training: Training) -> Trained:
     history = pd.DataFrame(training.history)
     return Trained(training.spec, history, training.diverged_at, training.test_correct, training.kept, training.parts.shape, record, diverged_step(training))
 
-# %% ../nbs/lib/17_training.ipynb #997f2d48
+# %% ../nbs/lib/17_training.ipynb #199bc7cb
 def net_and_images(
     trained: Trained,
     count: int | None = None,  # test images, the first ones; None: all
@@ -71,12 +71,12 @@ def net_and_images(
     x, y = test_inputs(trained.spec, load(trained.spec.data), count)
     return tuple(one.to(usual_device()) for one in (trained.model(), x, y))
 
-
+# %% ../nbs/lib/17_training.ipynb #73da19fb
 def input_unit_of(trained: Trained) -> Tensor:  # float64 [C]
     "How far the images that a net sees move when their brightness, from 0 to 1, moves by one, see `input_unit`."
     return input_unit("[0, 1]", parts(trained.spec, load(trained.spec.data)).mean_std)
 
-
+# %% ../nbs/lib/17_training.ipynb #825f2bbd
 ROOM = 8 * 2**30  # bytes of a GPU for each process that measures: J and S of page 05 took six billion
 
 

@@ -172,17 +172,18 @@ def roughness(
     scale = torch.where((span > 0) & span.isfinite(), span, torch.nan)
     found = {"range": span, "arc": slope.abs().sum(-2) * step, "slope_variation": around(slope).diff(dim=-2).abs().sum(-2)}
     found |= {f"{name}_over_range": found[name] / scale for name in ("arc", "slope_variation")}
+    shape = curve / (scale / 2 / torch.frexp(scale).mantissa)[..., None, :]  # a power of two, so that squares have room
     if not closed:
-        return found | {"beyond_linear": _unexplained(curve, 1).square().sum(-2) / _unexplained(curve, 0).square().sum(-2) * (scale / scale)}
-    return found | _spectrum(curve, scale) | {"slope_at_points": _near_images(slope.abs()) / scale}
+        return found | {"beyond_linear": _unexplained(shape, 1).square().sum(-2) / _unexplained(shape, 0).square().sum(-2)}
+    return found | _spectrum(shape) | {"slope_at_points": _near_images(slope.abs()) / scale}
 
 # %% ../nbs/lib/23_trajectories.ipynb #171c1154
-def _spectrum(curve: Tensor, scale: Tensor) -> dict[str, Tensor]:
+def _spectrum(curve: Tensor) -> dict[str, Tensor]:
     "What the harmonics of closed curves [..., P, K] say."
     points = curve.shape[-2]
     energy = torch.fft.rfft(curve - curve.mean(-2, keepdim=True), dim=-2).abs().square()[..., 1:, :]
     energy[..., : (points - 1) // 2, :] *= 2
-    share = energy / energy.sum(-2, keepdim=True) * (scale / scale)[..., None, :]
+    share = energy / energy.sum(-2, keepdim=True)
     order = torch.arange(1, energy.shape[-2] + 1, dtype=share.dtype, device=share.device)[:, None]
     return {"beyond_linear": share[..., 1:, :].sum(-2), "high_harmonics": share[..., HIGHEST:, :].sum(-2), "spectral_centroid": (share * order).sum(-2)}
 

@@ -33,7 +33,7 @@ def made_from(
     about = {name: version(name) for name in ("numpy", "scipy", "pandas")} | {name: fingerprint(name) for name in available()}
     return hashlib.sha256(json.dumps([files, about, scales], sort_keys=True).encode()).hexdigest()
 
-
+# %% ../nbs/lib/39_verdicts.ipynb #d20eadc0
 def claim_ids() -> list[str]:
     "The ids of all claims, M1 … of the first source, A1 … of the second."
     with open(data_folder() / "reported" / "claims.csv", encoding="utf-8", newline="") as file:
@@ -60,7 +60,7 @@ def verdicts(
 
 def _judged(scale: str | None, build: Path) -> list[dict]:
     "As `verdicts`, from the rows."
-    from fmm_nb.claims import full, table
+    from fmm_nb.article import findings, in_full
 
-    found = table(scale, build)
-    return [row | {"full": full(of)} for row, of in zip(json.loads(found.to_json(orient="records")), found.to_dict("records"))]
+    found = findings(scale, build)
+    return [row | {"full": in_full(found, row["id"])} for row in json.loads(found.claims.to_json(orient="records"))]

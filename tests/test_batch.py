@@ -1,17 +1,20 @@
 """Pages: judged by what they do, put in place whole, explained when out of date; and the command's answers to mistakes."""
 import gc
 import json
+import re
 import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
 import nbformat
 import pytest
 
-from fmm_nb import batch, cli, pages
+from fmm_nb import batch, cli, origins, pages
 from fmm_nb.cli import main
 from fmm_nb.files import build_folder, repository
 
@@ -71,6 +74,17 @@ def test_a_bad_page_is_told_and_changes_nothing(root, code, message):
     assert message in failure and str(page.out / "failed") in failure
     assert page.target.read_text() == "as it was" and not page.stamp.exists()
     assert page.answer.read_text() == "the last good one"
+
+
+def test_a_page_that_rows_came_too_late_for_is_executed_once_more_and_a_failed_one_is_not(monkeypatch, tmp_path):
+    well, late, bad = (pages.Page(name, "smoke", tmp_path) for name in ("01_random_curves", NAME, "04_landscapes"))
+    executed = []
+    monkeypatch.setattr(batch, "ProcessPoolExecutor", lambda workers, **given: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(batch, "ending", nullcontext)
+    monkeypatch.setattr(batch, "execute", lambda page: executed.append(page) or ("04_landscapes: no" if page == bad else None))
+    monkeypatch.setattr(batch, "state", lambda page: "stale" if page == bad or (page == late and executed.count(late) == 1) else "done")
+    assert batch.execute_all([well, late, bad], 2) == ["04_landscapes: no"]
+    assert sorted(executed, key=lambda page: page.name) == [well, late, late, bad]
 
 
 def test_published_pages_have_no_folder_of_this_machine(root):
@@ -138,7 +152,7 @@ def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, m
         ("publish --scale paper", "not published: "),
         ("data get mnst", "unknown data set 'mnst'; did you mean 'mnist'"),
         ("data check cifar100", "cifar100"),
-        ("why 04_nonsense.svg", "unknown file '04_nonsense.svg'"),
+        ("why 04_nonsense.svg", "number or net '04_nonsense.svg'; did you mean"),
         ("why 98.7654", "no answer and no row at scale smoke reads 98.7654"),
         ("claims M99", "unknown claim 'M99'"),
         ("run 03 --scale paper", "mnist is not on this machine"),
@@ -189,7 +203,7 @@ def test_every_command_has_an_example_in_its_help(capsys):
         assert stop.value.code == 0 and f"example: fmm {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", ["list", "why 03", "run --dry-run", "claims", "claims M14 --json", "--help"])
+@pytest.mark.parametrize("line", ["list", "why 03", "why ×1.38 --scale cpu", "why 05_definitions --scale cpu", "run --dry-run", "claims", "claims M14 --json", "--help"])
 def test_listing_and_explaining_import_nothing_heavy(line, tmp_path):
     code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({set(HEAVY)} & set(sys.modules)))"
     if line.startswith("claims"):
@@ -266,4 +280,20 @@ def test_pages_end_where_their_run_is_stopped(monkeypatch):
 
 @pytest.mark.parametrize("file, page", [("04_curves.svg", "04_landscapes"), ("16_units.pdf", "16_bridge"), ("08_untrained.csv", "08_depth"), ("claims.csv", "paper"), ("figures/paper_learning.svg", "paper"), ("11_locality.ipynb", "11_locality")])
 def test_a_published_file_leads_to_the_page_that_makes_it(file, page, tmp_path):
-    assert pages.explain(file, "cpu", tmp_path) == pages.why(page, "cpu", tmp_path) != []
+    told, due = origins.explain(file, "cpu", tmp_path), pages.why(page, "cpu", tmp_path)
+    assert told[0].startswith(f"{Path(file).stem}: by the page {page}") and told[-len(due) :] == due != []
+
+
+@pytest.mark.parametrize("claim", ["M14", "M31", "M37", "A1"])  # points, a share, a ratio, points
+def test_a_number_as_the_paper_prints_it_leads_to_the_cell_and_the_claim(claim, tmp_path):
+    paper = repository() / "data" / "results" / "cpu" / "notebooks" / "paper.ipynb"
+    (line,) = [line for _, line in origins.shown(paper) if line.startswith(f"| {claim} |")]
+    number = re.search(r"measured .*?(?:MNIST|CIFAR-10) (\S+) \[", line)[1]
+    assert any(re.match(rf"page paper, cell \d+: {claim}: .*{re.escape(number)}", told) for told in origins.origin(number, "cpu", tmp_path))
+
+
+def test_a_claim_leads_to_nets_and_a_net_to_what_made_it(tmp_path):
+    key = next(line for line in origins.explain("M37", "paper", tmp_path) if line.startswith("net ")).split()[1].rstrip(":")
+    told = origins.explain(key, "paper", tmp_path)
+    assert told[0].startswith(f"net {key}: of ") and "05_sensitivity" in told[0]
+    assert [line.split(":")[0] for line in told[1:4]] == ["parameters, others as by default", "data", "code"]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from fmm_nb import claims
+from fmm_nb.article import findings, in_full
 from fmm_nb.claims import CLAIMS, planned
 from fmm_nb.comparisons import contrasts, expanded, measured
 from fmm_nb.effects import equal_loss
@@ -165,7 +166,7 @@ def test_a_claim_is_traced_to_its_nets(build):
 
 
 ROW = {"id": "M14", "verdict": "supported", "scale": "smoke", "statement": "S.", "place": "P", "experiment": PAGE, "unit": "points", "reported": "", "in_part": "", "depends_on": "", "note": "", "seen": ""}
-ROW |= dict.fromkeys(["measured", "low", "high", "detectable", "support", "contradict"], np.nan)
+ROW |= dict.fromkeys(["measured", "low", "high", "detectable", "support", "contradict", "support_adjusted", "contradict_adjusted"], np.nan)
 
 
 def test_a_claim_is_two_lines_on_the_site():
@@ -184,13 +185,14 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     head = ["M14: supported (scale smoke: not evidence)", claim.statement, f"place: {claim.place}"]
     rule = "rule: difference of test_accuracy_percent: am vs cnn, margin 0.2"
     assert claims.full(ROW | {"note": claim.protocol}).splitlines() == [*head, rule, "reported 0.42 points", f"note: {claim.protocol}"]
-    measured = ROW | {"measured": 1.5, "low": 1.0, "high": 2.0, "support": 0.01, "contradict": 1.0, "detectable": 0.25, "depends_on": "best epoch"}
-    assert claims.full(measured).splitlines() == [
+    measured = ROW | {"measured": 1.5, "low": 1.0, "high": 2.0, "support": 0.01, "contradict": 1.0, "support_adjusted": 0.04, "contradict_adjusted": 1.0, "detectable": 0.25, "depends_on": "best epoch"}
+    assert claims.full(measured, ("each comparison",)).splitlines() == [
         *head,
         f"protocol: {claim.protocol}",
         rule,
         "measured +1.5 [+1, +2] points; reported 0.42 points",
-        "p for it 0.01, against it 1, before adjustment in family fmmnet_table1",
+        "each comparison",
+        "p for it 0.01, against it 1; adjusted in family fmmnet_table1 at scale smoke 0.04 and 1",
         "the verdict turns where an adjusted p passes 0.05",
         "this number of seeds finds 0.25 points in four of five studies",
         "depends on: best epoch",
@@ -199,6 +201,25 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     assert "margin" not in claims.full(ROW | {"id": "M67", "scale": ""})
     assert "checked: error 1e-14" in claims.full(ROW | {"id": "A12", "seen": "error 1e-14"}).splitlines()
     assert "reported -0.6399, -0.4230, -0.3351 log ratio" in claims.full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
+
+
+def test_a_claim_in_full_has_its_comparisons_and_its_rows(build):
+    found = findings("smoke", build(rows_of()))
+    causal, joined, untested = (in_full(found, id).splitlines() for id in ("M25", "M20", "M67"))
+    compared = [line.partition(":")[0] for line in causal if " − " in line.partition(":")[0]]
+    assert compared == [f"MNIST, am − {arm}" for arm in ("cnn", "am_nomtp", "am_half", "am_static", "am_shuffled", "cnn_matched")]
+    rows = found.tables["smoke"]["03_multiplication"]
+    assert causal[-1] == f"from {rows.model.isin(CLAIMS['M25'].comparators.replace(' vs ', '; ').split('; ')).sum()} rows of rows/03_multiplication.csv, column test_accuracy_percent; fmm why M25 --scale smoke names each"
+    assert any(line.startswith("parts: M16 ") for line in joined) and not any("rows of" in line for line in joined + untested)
+
+
+def test_adjusted_p_say_what_the_verdict_says(build):
+    shown = claims.table("smoke", build(rows_of()))
+    tested = shown[shown.verdict != "not tested"]
+    word = np.where(tested.contradict_adjusted <= 0.05, "contradicted", np.where(tested.support_adjusted <= 0.05, "supported", "undecided"))
+    assert tested.verdict.tolist() == word.tolist() and len(set(word)) > 1
+    assert (tested.support_adjusted >= tested.support).all() and (tested.support_adjusted > tested.support).any()
+    assert shown[shown.verdict == "not tested"].support_adjusted.isna().all()
 
 
 def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):

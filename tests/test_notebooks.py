@@ -6,8 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+import jupytext
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +93,22 @@ def test_starts_with_a_title_and_has_no_empty_cell(path):
     cells = ["".join(cell["source"]).strip() for cell in read(path)["cells"]]
     check(cells[0].startswith("# "), f"{name(path)}: the first cell must be the title")
     check(all(cells), f"{name(path)}: an empty cell; take it out in make lab")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_survives_being_edited_as_text(path):
+    "CONTRIBUTING.md's way to edit: jupytext takes a line of prose that begins with #! for a command, unless it is indented."
+    cells = nbformat.read(path, as_version=4).cells
+    back = jupytext.reads(jupytext.writes(nbformat.v4.new_notebook(cells=cells), "py:percent"), "py:percent").cells
+    parts = [difference(old.source, new.source, name(path)) for old, new in zip(cells, back, strict=True) if old.source != new.source]
+    check(not parts, "jupytext would change it:\n" + "\n".join(parts))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_scripts_for_slurm_begin_as_scripts(path):
+    prose = "\n".join("".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+    scripts = [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)```", prose, flags=re.M | re.S) if "#SBATCH" in block]
+    check(all(script.startswith("#!/") for script in scripts), f"{name(path)}: sbatch takes no script without its first line #!/bin/bash")
 
 
 def test_package_is_what_the_notebooks_export(fresh):

@@ -53,6 +53,11 @@ def test_an_effect_at_the_margin_is_seldom_called_equivalent_or_not():
     assert words.count("supported") / 4000 <= 0.05 and words.count("contradicted") / 4000 <= 0.05
 
 
+@pytest.mark.parametrize("truth", [0.0, 0.05])
+def test_arms_that_scatter_more_than_the_margin_are_seldom_called_different(truth):
+    assert rate("contradicted", rules.equivalence, studies(truth, 1, 10, 10_000), 0, 0.05) <= 0.055
+
+
 def families(size, count, rule, seed=0):
     "Verdicts of families of claims that are all false or at their bound."
     pairs = studies(0, 1, 5, size * count, seed=seed)
@@ -270,6 +275,7 @@ def conditions():
         yield "difference", 0.0, spread, n, step, 1.0, "supported", 0.0, 0.029
         yield "difference", 1.0, spread, n, step, 1.0, "contradicted", 0.0, 0.05
         yield "equivalence", 1.0, spread, n, step, 1.0, "supported", 0.0, 0.05
+        yield "equivalence", 0.1, spread, n, step, 0.1, "contradicted", 0.0, 0.055
 
 
 if __name__ == "__main__":

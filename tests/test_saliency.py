@@ -3,6 +3,7 @@ import gc
 import resource
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +158,16 @@ class Vectors(nn.Module):
         y = self.on_maps(self.conv(x))
         y += 1
         return self.head(self.on_vectors(y.relu_().mean((2, 3))))
+
+
+@pytest.mark.parametrize("postprocess", ["official", "signed"])
+def test_an_image_of_one_pixel_has_a_map(postprocess):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4)).double()
+    x = torch.randn(5, 2, 1, 1, dtype=torch.float64)
+    maps = FullGrad(net, postprocess).attribute(x)
+    assert maps.shape == (5, 1, 1, 1)
+    if postprocess == "signed":
+        torch.testing.assert_close(maps.flatten() + net[3].bias[net(x).argmax(1)], net(x).amax(1))
 
 
 def test_gates_on_vectors_and_steps_in_place():
@@ -404,3 +415,12 @@ def test_what_stands_on_no_known_axes_is_left_out_of_a_map():
         x = torch.randn(2, 1, 8, 8)
         shapes = {tuple(term.shape[2:]) for term in FullGrad(net).terms(x, net(x).argmax(1)).values()}
         assert shapes <= {(8, 8), (6, 6)} and FullGrad(net).attribute(x).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it")
+def test_attention_weights_keep_no_maps_of_the_images_before(monkeypatch):
+    held = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6  # megabytes
+    seen = []
+    monkeypatch.setattr(saliency, "read_gates", lambda *given: (seen.append(held()), read_gates(*given))[1])
+    attention_weights(create_model("am").eval(), torch.rand(2000, 1, 28, 28))  # the maps of whose ReLUs are 330 MB
+    assert len(seen) == 40 and seen[-1] - seen[1] < 100

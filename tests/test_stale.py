@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from fmm_nb import pages, specs, training
+from fmm_nb.judgement import CLAIMS, GAINS
 from fmm_nb.loop import step
+from fmm_nb.plan import EXPERIMENTS
 from fmm_nb.results import rows
 from fmm_nb.specs import Protocol, Spec
 from fmm_nb.store import Store
@@ -163,6 +165,47 @@ def test_an_answer_that_changed_executes_the_paper(done):
     root, build = done
     pages.Page("03_multiplication", "smoke", build).answer.write_text('{"tables": {}}')
     assert stale(build) == {"03_multiplication": ["made answers/03_multiplication.json"], "paper": ["answers/03_multiplication.json"]}
+
+
+def some_rows(build, scale, name, version):
+    "A table of one net."
+    path = build / scale / "rows" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"key,measure_version,value\na,{version},1.0\n")
+
+
+def test_another_pages_rows_execute_the_page_that_reads_them(done):
+    root, build = done
+    for version in (1, 2):
+        some_rows(build, "smoke", "04_landscapes", version)
+        some_rows(build, "smoke", "06_mixup", version)  # which neither page reads
+        assert stale(build) == {"03_multiplication": ["rows of 04_landscapes at smoke"]}
+        page = pages.Page("03_multiplication", "smoke", build)
+        page.stamp.write_text(json.dumps(pages.inputs(page) | pages.made(page)))
+        assert stale(build) == {}
+
+
+def test_its_rows_at_a_higher_scale_execute_a_page_and_publishing_them_does_not(done, tmp_path, monkeypatch):
+    root, build = done
+    some_rows(build, "cpu", "01_random_curves", 9)
+    assert stale(build) == {"01_random_curves": ["rows of 01_random_curves at cpu"]}
+    page = pages.Page("01_random_curves", "smoke", build)
+    page.stamp.write_text(json.dumps(pages.inputs(page) | pages.made(page)))
+    kept = shutil.copytree(pages.published_folder("cpu"), tmp_path / "published" / "cpu")
+    with open(kept / "rows" / "01_random_curves.csv", "a") as file:
+        file.write("a,9,1.0\n")
+    monkeypatch.setattr(pages, "published_folder", lambda scale, real=pages.published_folder: kept if scale == "cpu" else real(scale))
+    assert stale(build) == {}
+
+
+def test_pages_say_which_other_pages_decide_their_claims():
+    parts = {claim.id: [CLAIMS[part] for part in claim.comparators.split("; ")] if claim.kind == "conjunction" else [] for claim in CLAIMS.values()}
+    for claim in CLAIMS.values():
+        gains = [CLAIMS[GAINS[data]] for data in claim.data if data in GAINS] if claim.kind == "mediation" else []
+        family = [other for other in CLAIMS.values() if other.family == claim.family] if claim.kind not in ("exact", "untestable") else []
+        wanted = {other.experiment for other in [*parts[claim.id], *gains, *family]} - {claim.experiment}
+        assert wanted <= set(EXPERIMENTS[claim.experiment].reads if claim.experiment in EXPERIMENTS else ()), claim.id
+    assert all(set(page.reads) <= EXPERIMENTS.keys() - {name} for name, page in EXPERIMENTS.items())
 
 
 def test_a_training_on_imagenet_is_taken_up_by_its_page_alone(tmp_path):

@@ -42,7 +42,8 @@ def test_one_sided_questions_are_t_tests_against_a_bound(arms):
     found, one = effect(a, b), lambda bound, side: stats.ttest_ind(a - bound, b, equal_var=False, alternative=side).pvalue
     assert (found.p_above(0.4), found.p_below(0.4)) == pytest.approx((one(0.4, "greater"), one(0.4, "less")), rel=1e-9)
     assert found.p_within(0.4) == pytest.approx(max(one(-0.4, "greater"), one(0.4, "less")), rel=1e-9)
-    assert found.p_beyond(0.4) == pytest.approx(min(one(0.4, "greater"), one(-0.4, "less")), rel=1e-9)
+    beyond = one(0.4, "greater") + one(-0.4, "greater") if found.difference > 0 else one(-0.4, "less") + one(0.4, "less")
+    assert found.p_beyond(0.4) == pytest.approx(min(1, beyond), rel=1e-9) and found.p_beyond(0.0) == pytest.approx(found.p)
     assert found.p_within(0.0) == found.p_within(-1.0) == 1.0
 
 
@@ -56,6 +57,15 @@ def test_arms_without_scatter_are_above_or_below_or_equal():
     assert (same.p, same.p_superior, same.df, effect([99.3] * 3, [99.1] * 3).error) == (1.0, 0.5, 5.0, 0.0)
     assert effect([1.0, 1.0 + 1e-8], [0.0, 0.0]).error == pytest.approx(0.5e-8)
     assert effect([1e-9, 3e-9], [1e-9, 1e-9]).error == pytest.approx(1e-9)
+
+
+@pytest.mark.parametrize("value", [0.1, 97.92, -98.7, 1e-9])
+def test_means_that_differ_by_their_rounding_alone_are_equal(value):
+    for n, m in ((3, 5), (5, 6), (6, 10)):
+        same = effect([value] * n, [value] * m)
+        assert (same.difference, same.error, same.p) == (0.0, 0.0, 1.0)
+    thirds = contrast([[0.3] * 6, [0.1] * 6, [0.2] * 6], [1, -1, -1])
+    assert (thirds.difference, thirds.p) == (0.0, 1.0)
 
 
 def test_a_further_variance_joins_with_its_degrees_of_freedom(arms):
@@ -256,6 +266,7 @@ TWO = [[0, 1], [1, 1]]  # decisions of two seeds on two images
         (lambda: image_variance([[0, 1]], [1]), "on the same images"),
         (lambda: image_variance([[[0], [1]]], [1]), "at least two"),
         (lambda: image_variance([np.zeros((0, 2))], [1]), "on the same images"),
+        (lambda: image_variance([[[0, float("nan")], [1, 1]]], [1]), "needs a weight and decisions"),
     ],
 )
 def test_what_cannot_be_asked_is_told(call, said):

@@ -204,6 +204,15 @@ class Twice(nn.Module):
         return self.gate(self.relu(self.second(self.relu(self.first(x.flatten(1))))))
 
 
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("exponent", [-1000, -600, 600, 1000])
+def test_shape_is_free_of_scale_where_squares_have_no_room(closed, exponent):
+    curve = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (roughness(values, closed) for values in (curve, curve * 2.0**exponent))
+    for name in set(ours) - {"range", "arc", "slope_variation"}:
+        torch.testing.assert_close(theirs[name], ours[name], rtol=1e-12, atol=0)
+
+
 def test_transitions_are_switches_of_the_trunk():
     torch.manual_seed(0)
     net, x = Twice().double(), torch.randn(2, 3, 1, 4, 4, dtype=torch.double)
