@@ -252,7 +252,7 @@ def full(
 ) -> str:  # lines for people
     "A claim with all that its verdict rests on."
     claim = CLAIMS[row["id"]]
-    lines = [f"{claim.id}: {row['verdict']}" + (f" ({SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
+    lines = [f"{claim.id}: {row['verdict']}" + (f" (scale {SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
     lines += [f"protocol: {claim.protocol}"] if claim.protocol not in ("", row["note"]) else []
     lines += [] if claim.kind == "untestable" else [f"rule: {claim.kind} of {f'{claim.primary}: ' * bool(claim.primary)}{claim.comparators}" + (f", margin {' or '.join(f'{m:g}' for m in claim.margins)}" if claim.margins else "")]
     numbers = [] if np.isnan(row["measured"]) else [f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"]

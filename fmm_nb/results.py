@@ -188,7 +188,7 @@ class Study:
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
-        title, data = f"*{scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
+        title, data = f"*scale {scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
         return f"{title} · {len(self.nets)} nets · {', '.join(set_name(one, files=True) for one in data)} · {seeds_an_arm(self)}" if self.nets else title
 
     def caution(self) -> str:

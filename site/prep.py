@@ -14,6 +14,7 @@ DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*)$")
 LINK = re.compile(r"(\]\(|(?:src|href)=\")(?![a-z]+:|#|/)([^)\"\s#]+)(#[^)\"\s]*)?")
 EXPORTED = re.compile(r"^(?:async def|def|class)\s+(\w+)|^(\w+)\s*(?::[^=]+)?=(?!=)", re.M)
 SAVED = re.compile(r"\bfigures\.save\(\w+, f?\"([^\"]+)\"")
+BRACED = re.compile(r"\{[^}]*\}")
 FIGURE = re.compile(r"\[(\w+)\]\((\S+)\.ipynb\), \[data\]\((\S+/figures/(\w+)\.csv)\)")
 MOST_WORDS = 60  # of a figure's description
 LONG = 25  # lines of code that are folded on an experiment's page
@@ -92,11 +93,16 @@ def tags(code, directives, old, kind):
     return sorted(new)
 
 
-def tables_drawn(code, page):
-    "The tables behind the figures that a cell saves, where its page was run (a braced part of a name is anything)."
+def tables_drawn(codes, page):
+    "The tables behind the figures that each cell of a page saves, where it was run; what a function names by its argument (a braced part of a name) stands where it is called."
     folder = next((up / "figures" for up in page.shown.parents[:3] if (up / "figures").is_dir()), None)
-    patterns = [re.sub(r"\{[^}]*\}", "*", name) for name in SAVED.findall(code)] if folder else []
-    return [path for pattern in patterns for path in sorted(folder.glob(f"{pattern}.csv"))]
+    found = [[] for _ in codes]
+    for number, name in ((number, name) for number, code in enumerate(codes) if folder for name in SAVED.findall(code)):
+        for path in sorted(folder.glob(f"{BRACED.sub('*', name)}.csv")):
+            given = re.fullmatch("(.*)".join(map(re.escape, BRACED.split(name))), path.stem).groups()
+            calls = [later for later in range(number + 1, len(codes)) if any(f'("{part}")' in codes[later] for part in given)]
+            found[calls[0] if calls else number].append(path)
+    return found
 
 
 def taken_away(tables, page, links):
@@ -144,14 +150,13 @@ def turned(output, page, links):
     return output
 
 
-def code_cell(cell, page, links, before="", after=""):
-    "The cells that a code cell becomes, between two texts: none where it is hidden, one for each figure, an anchor before them where it is exported or saves a figure, and after them the figure's files."
+def code_cell(cell, page, links, tables, before="", after=""):
+    "The cells that a code cell becomes, with the tables behind its figures and between two texts: none where it is hidden, one for each figure, an anchor before them where it is exported or saves a figure, and after them the figure's files."
     code, directives = split(joined(cell["source"]))
     if directives.keys() & {"hide", "default_exp"} or directives.get("include") == "false" or not code.strip():
         return []
     labels = tags(code, directives, cell["metadata"].get("tags", []), page.kind)
     names = [a or b for a, b in EXPORTED.findall(code)] if page.kind == "library" and "export" in directives else []
-    tables = tables_drawn(code, page)
     places = [f"source-{name}" for name in names if name not in ("__all__", "_")] + [f"figure-{table.stem}" for table in tables]
     anchors = "".join(f'<span class="anchor" id="{place}"></span>' for place in places)
     shown = []
@@ -200,10 +205,11 @@ def prepare(page, links):
     "The notebook of a page as Sphinx shall see it."
     notebook = json.loads(page.shown.read_text(encoding="utf-8"))
     cells, texts = [], [joined(cell["source"]) if cell["cell_type"] == "markdown" else "" for cell in notebook["cells"]] + [""]
+    tables = tables_drawn(["" if cell["cell_type"] == "markdown" else split(joined(cell["source"]))[0] for cell in notebook["cells"]], page)
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
             before = next(filter(None, reversed(texts[:number])), "")
-            cells += code_cell(cell, page, links, before, texts[number + 1])
+            cells += code_cell(cell, page, links, tables[number], before, texts[number + 1])
         elif cell["cell_type"] == "markdown":
             cells.append(cell | {"source": links.turn(texts[number], page.origin, page.name), "metadata": {}})
     title, rest = front(cells[0]) if cells and cells[0]["cell_type"] == "markdown" else ("", "")

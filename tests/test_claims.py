@@ -182,7 +182,7 @@ def test_a_claim_is_two_lines_on_the_site():
 
 def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     claim = CLAIMS["M14"]
-    head = ["M14: supported (smoke: not evidence)", claim.statement, f"place: {claim.place}"]
+    head = ["M14: supported (scale smoke: not evidence)", claim.statement, f"place: {claim.place}"]
     rule = "rule: difference of test_accuracy_percent: am vs cnn, margin 0.2"
     assert claims.full(ROW | {"note": claim.protocol}).splitlines() == [*head, rule, "reported 0.42 points", f"note: {claim.protocol}"]
     measured = ROW | {"measured": 1.5, "low": 1.0, "high": 2.0, "support": 0.01, "contradict": 1.0, "support_adjusted": 0.04, "contradict_adjusted": 1.0, "detectable": 0.25, "depends_on": "best epoch"}

@@ -224,6 +224,16 @@ def test_a_figure_knows_the_dark_and_an_interval_is_not_broken(tmp_path):
     assert text == "−0.02 [−0.10,\N{NO-BREAK SPACE}+0.06], [a, b]"
 
 
+def test_a_figures_files_stand_where_it_is_drawn(tmp_path):
+    (tmp_path / "figures").mkdir()
+    for name in ("20_first", "20_second", "20_third", "alone"):
+        (tmp_path / "figures" / f"{name}.csv").touch()
+    prep = module("prep")
+    codes = ['def show(name):\n    figures.save(figure, f"20_{name}", table, out)\n\nshow("first")', "", 'figures.save(figure, "alone", table, out)', 'show("second")\nshow("third")']
+    drawn = prep.tables_drawn(codes, prep.Page("20", tmp_path / "x.ipynb", tmp_path / "x.ipynb", "experiment"))
+    assert [[table.stem for table in tables] for tables in drawn] == [["20_first"], [], ["alone"], ["20_second", "20_third"]]
+
+
 def test_every_figure_has_a_description(site):
     described = re.compile(r'\balt="[^"]+(?<!\.svg)(?<!\.png)"')
     images = {page.relative_to(site): re.findall(r"<img\b[^>]*>", page.read_text(encoding="utf-8")) for page in site.rglob("*.html")}
