@@ -96,19 +96,6 @@ def append_rows(path: Path, new: pd.DataFrame) -> None:
         with written(path) as part:
             part.write_bytes(content)
 
-# %% ../nbs/lib/65_tables.ipynb #41e3fd6d
-import hashlib
-import io
-import os
-import warnings
-from pathlib import Path
-
-import pandas as pd
-
-from .errors import InputError
-from .files import locked, sha256, sweep, written
-from .sources import reason
-
 # %% ../nbs/lib/65_tables.ipynb #e305b923
 def known_rows(*paths: Path) -> pd.DataFrame:
     "The rows of some files; what an earlier file has is not taken from a later one."
