@@ -1089,6 +1089,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
             'fmm_nb.unit_rows': { 'fmm_nb.unit_rows.at_depths': ('lib/unit_rows.html#at_depths', 'fmm_nb/unit_rows.py'),
                                   'fmm_nb.unit_rows.beside_reported': ('lib/unit_rows.html#beside_reported', 'fmm_nb/unit_rows.py'),
                                   'fmm_nb.unit_rows.best_epochs': ('lib/unit_rows.html#best_epochs', 'fmm_nb/unit_rows.py'),
+                                  'fmm_nb.unit_rows.by_depth': ('lib/unit_rows.html#by_depth', 'fmm_nb/unit_rows.py'),
                                   'fmm_nb.unit_rows.by_size': ('lib/unit_rows.html#by_size', 'fmm_nb/unit_rows.py'),
                                   'fmm_nb.unit_rows.unit_row': ('lib/unit_rows.html#unit_row', 'fmm_nb/unit_rows.py')},
             'fmm_nb.units': { 'fmm_nb.units.ECAGate': ('lib/units.html#ecagate', 'fmm_nb/units.py'),
