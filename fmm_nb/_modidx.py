@@ -2,6 +2,8 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', 'git_url': '', 'lib_path': 'fmm_nb'},
   'syms': { 'fmm_nb.activation_arms': { 'fmm_nb.activation_arms.arms': ('lib/activation_arms.html#arms', 'fmm_nb/activation_arms.py'),
+                                        'fmm_nb.activation_arms.at_rates': ( 'lib/activation_arms.html#at_rates',
+                                                                             'fmm_nb/activation_arms.py'),
                                         'fmm_nb.activation_arms.atac': ('lib/activation_arms.html#atac', 'fmm_nb/activation_arms.py'),
                                         'fmm_nb.activation_arms.bridge_arms': ( 'lib/activation_arms.html#bridge_arms',
                                                                                 'fmm_nb/activation_arms.py'),

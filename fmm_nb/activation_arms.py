@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATAC', 'COLOUR', 'GREY', 'CIFAR10', 'QUICK', 'LAST', 'DEEPER', 'CONTEXTS', 'SEEN_ON_CANVAS', 'TABLE_2', 'ON_CANVAS',
-           'TABLE_3', 'SEVEN', 'SPEEDS', 'recipe', 'trained_on', 'arms', 'deeper', 'atac', 'called', 'digits',
-           'locality_arms', 'structure_arms', 'replacement_arms', 'unit_arms', 'bridge_arms']
+           'RATES', 'TABLE_3', 'SEVEN', 'SPEEDS', 'recipe', 'trained_on', 'arms', 'deeper', 'atac', 'called', 'digits',
+           'at_rates', 'locality_arms', 'structure_arms', 'replacement_arms', 'unit_arms', 'bridge_arms']
 
 # %% ../nbs/lib/47_activation_arms.ipynb #baf4cda1
 from dataclasses import replace
@@ -47,6 +47,7 @@ CONTEXTS = (1, 3, 7, "half", "global")
 SEEN_ON_CANVAS = (1, 7, "global")
 TABLE_2 = ("resnet_b{}_relu", "resnet_b{}_se_activation", "resnet_b{}_atac")
 ON_CANVAS = {"augmentation": "none", "canvas": 56, "evaluate": ()}
+RATES = (0.03, 0.1, 0.3)  # around the one that all arms have at scale cpu
 
 
 def atac(bare: dict = {"protocol": LAST, "seeds": 3}, **same) -> dict[str, Arm]:
@@ -71,12 +72,18 @@ def digits(seeds: int | None = None, **changes) -> dict[str, Arm]:
     return gates | {"resnet_b1_relu, digits": Arm("resnet_b1_relu", **same)}
 
 
+def at_rates(*rates: float, seeds: int, **recipe) -> dict[str, Arm]:
+    "The first nets of Table 2 at some learning rates, judged on held-out images."
+    names, same = [name.format(1) for name in TABLE_2], {"datasets": CIFAR10, "seeds": seeds, "part": "rates"}
+    return {f"{name}[rate={rate}]": Arm(name, protocol=LAST | recipe | {"learning_rate": rate, "validation": 0.2}, **same) for name in names for rate in rates}
+
+
 def locality_arms() -> dict[str, dict[str, Arm]]:
-    "Table 2, its curve, and digits in three sizes, by scale."
+    "Table 2, its curve, learning rates, and digits in three sizes, by scale."
     first, colour = arms(*(name.format(1) for name in TABLE_2), datasets=COLOUR + GREY), {"datasets": COLOUR + GREY}
     return {
-        "smoke": arms(*first) | atac({"protocol": QUICK, "seeds": 2}) | deeper(*TABLE_2, protocol=QUICK, seeds=1) | digits(shrink=4, epochs=1),
-        "cpu": first | deeper(*TABLE_2, **DEEPER) | atac(datasets=CIFAR10) | digits(epochs=3, batch_size=32, learning_rate=0.05, seeds=4),
+        "smoke": arms(*first) | atac({"protocol": QUICK, "seeds": 2}) | deeper(*TABLE_2, protocol=QUICK, seeds=1) | at_rates(0.05, 0.1, seeds=1, epochs=1) | digits(shrink=4, epochs=1),
+        "cpu": first | deeper(*TABLE_2, **DEEPER) | atac(datasets=CIFAR10) | at_rates(*RATES, seeds=3) | digits(epochs=3, batch_size=32, learning_rate=0.05, seeds=4),
         "paper": first | atac(datasets=CIFAR10) | deeper(*TABLE_2, **colour) | digits(epochs=40),
     }
 

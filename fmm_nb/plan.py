@@ -218,7 +218,7 @@ EXPERIMENTS |= {
 EXPERIMENTS |= {
     "11_locality": Experiment(
         title="Is locality critical for attention as activation? Table 2 as a curve",
-        share={"smoke": 60, "cpu": 1.5 * 3600},
+        share={"smoke": 60, "cpu": 1.6 * 3600},
         sizes=activation.trained_on(*activation.COLOUR, datasets=("mnist",)),
         own=activation.locality_arms(),
     ),
