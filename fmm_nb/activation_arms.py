@@ -47,7 +47,6 @@ CONTEXTS = (1, 3, 7, "half", "global")
 SEEN_ON_CANVAS = (1, 7, "global")
 TABLE_2 = ("resnet_b{}_relu", "resnet_b{}_se_activation", "resnet_b{}_atac")
 ON_CANVAS = {"augmentation": "none", "canvas": 56, "evaluate": ()}
-RATES = (0.03, 0.1, 0.3)  # around the one that all arms have at scale cpu
 
 
 def atac(bare: dict = {"protocol": LAST, "seeds": 3}, **same) -> dict[str, Arm]:
@@ -71,13 +70,16 @@ def digits(seeds: int | None = None, **changes) -> dict[str, Arm]:
     gates = {f"resnet_b1_atac, {called(chosen)}, digits": Arm("resnet_b1_atac", chosen, **same) for chosen in options}
     return gates | {"resnet_b1_relu, digits": Arm("resnet_b1_relu", **same)}
 
+# %% ../nbs/lib/47_activation_arms.ipynb #035f8659
+RATES = (0.03, 0.1, 0.3)  # around the one that all arms have at scale cpu
+
 
 def at_rates(*rates: float, seeds: int, **recipe) -> dict[str, Arm]:
     "The first nets of Table 2 at some learning rates, judged on held-out images."
     names, same = [name.format(1) for name in TABLE_2], {"datasets": CIFAR10, "seeds": seeds, "part": "rates"}
     return {f"{name}[rate={rate}]": Arm(name, protocol=LAST | recipe | {"learning_rate": rate, "validation": 0.2}, **same) for name in names for rate in rates}
 
-
+# %% ../nbs/lib/47_activation_arms.ipynb #ac136333
 def locality_arms() -> dict[str, dict[str, Arm]]:
     "Table 2, its curve, learning rates, and digits in three sizes, by scale."
     first, colour = arms(*(name.format(1) for name in TABLE_2), datasets=COLOUR + GREY), {"datasets": COLOUR + GREY}
