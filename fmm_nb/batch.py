@@ -72,21 +72,19 @@ def _papermill(page: Page, output: Path) -> str | None:
 PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": None}  # with a backend that is set kernels draw nothing
 
 
-def execute_all(pages: list[Page], workers: int) -> list[str]:
+def execute_all(pages: list[Page], workers: int) -> dict[Page, str]:
     "Execute pages in processes of their own; a line for each that failed."
     if not pages:
-        return []
-    context = multiprocessing.get_context("spawn")
+        return {}
+    context, failures = multiprocessing.get_context("spawn"), {}
     with environment(PAGE_ENVIRONMENT), batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent)) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
-        failures, well = [], []
         for future in as_completed(futures):
-            error = future.exception()
-            text = f"{futures[future].name}: its process died ({error})" if error else future.result()
-            print(f"page {futures[future].name}: {'failed' if text else 'done'}", flush=True)
-            failures += [text] if text else []
-            well += [] if text else [futures[future]]
-    return failures + execute_all([page for page in well if state(page) == "stale"], workers)
+            page, error = futures[future], future.exception()
+            text = f"{page.name}: its process died ({error})" if error else future.result()
+            print(f"page {page.name}: {'failed' if text else 'done'}", flush=True)
+            failures |= {page: text} if text else {}
+    return failures
 
 # %% ../nbs/lib/30_batch.ipynb #226ecd06
 def estimate(
@@ -148,7 +146,11 @@ def run(
     lines = [f"{spec.model} on {spec.data}, seed {spec.seed}: {reason(text)}" for spec, text in failed.items()]
     lack = {page: [spec for spec in specs(page.name, scale) if spec in failed] for page in due}
     lines += [f"{page.name}: not executed, {len(nets)} of its nets failed" for page, nets in lack.items() if nets]
-    return lines + execute_all([page for page in due if not lack[page]], workers)
+    failures = execute_all([page for page in due if not lack[page]], workers)
+    late = [page for page in pages if page not in failures and not lack.get(page) and state(page) == "stale"]
+    if late:
+        print(f"once more, since rows that they read came meanwhile: {', '.join(page.name for page in late)}", flush=True)
+    return [*lines, *failures.values(), *execute_all(late, workers).values()]
 
 # %% ../nbs/lib/30_batch.ipynb #80eee394
 def paper(
@@ -161,7 +163,7 @@ def paper(
     failures = run([], scale, workers, build=build)
     page = Page("paper", scale, build)
     if state(page) != "done":
-        failures += execute_all([page], 1)
+        failures += execute_all([page], 1).values()
     return failures + _site(scale, build)
 
 

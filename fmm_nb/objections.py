@@ -268,8 +268,8 @@ LOOKED_TWICE = ("A1", "A2", "A3", "A4", "A5", "A8", "A9")
 
 
 def of_a_second_look(claims: pd.DataFrame) -> list[str]:  # ids
-    "The decided claims that were looked at twice and would be undecided with α split between both looks."
-    seen = claims[claims.id.isin(LOOKED_TWICE)]
+    "The claims that were looked at twice, are decided there, and would be undecided with α split between both looks."
+    seen = claims[claims.id.isin(LOOKED_TWICE) & (claims.scale == "cpu")]
     p = seen.support_adjusted.where(seen.verdict == "supported", seen.contradict_adjusted)
     return seen.id[seen.verdict.isin(["supported", "contradicted"]) & (p > ALPHA / 2)].tolist()
 

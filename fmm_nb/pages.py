@@ -9,6 +9,7 @@ __all__ = ['NOT_INPUTS', 'Page', 'measured', 'missing_nets', 'inputs', 'made', '
 # %% ../nbs/lib/61_pages.ipynb #3a839f05
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import InputError
@@ -63,7 +64,13 @@ def _rows(name: str, scale: str, build: Path) -> set[tuple[str, ...]]:
     "Key and version of the measure of each row that an experiment has, published or built."
     start = name.split("_")[0]  # a page may have several tables
     tables = [table for folder in (published_folder(scale), build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
-    return {tuple(line.decode(errors="replace").split(",", 2)[:2]) for table in tables for line in table.read_bytes().splitlines()[1:]}
+    return set().union(*(_rows_in(table, table.stat().st_mtime_ns) for table in tables))
+
+
+@lru_cache(None)  # several pages may ask for the same table
+def _rows_in(table: Path, changed: int) -> frozenset[tuple[str, ...]]:
+    "As `_rows`, of one table as it is since it changed."
+    return frozenset(tuple(line.decode(errors="replace").split(",", 2)[:2]) for line in table.read_bytes().splitlines()[1:])
 
 
 @looked_once()
@@ -90,8 +97,8 @@ def inputs(page: Page) -> dict[str, str]:
     folder = EXPERIMENTS[page.name].logs
     logs = sorted((page.out.parent / folder).glob(f"*/{LOG}")) if folder else []
     found |= {str(path.relative_to(page.out.parent)): sha256(path)[:16] for path in logs}
-    names = list(SCALES)
-    elsewhere = [(name, page.scale) for name in EXPERIMENTS[page.name].reads] + [(page.name, scale) for scale in names[names.index(page.scale) + 1 :]]
+    higher = list(SCALES)[list(SCALES).index(page.scale) :]
+    elsewhere = [(name, scale) for name in (page.name, *EXPERIMENTS[page.name].reads) for scale in higher if (name, scale) != (page.name, page.scale)]
     found |= {f"rows of {name} at {scale}": digest(sorted(rows))[:16] for name, scale in elsewhere if (rows := _rows(name, scale, page.out.parent))}
     return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
 
