@@ -261,7 +261,7 @@ def in_full(found: Findings, id: str) -> str:  # lines for people
     if rows is None or parts:
         return told
     used, column = claims.deciding(claim, rows)
-    return f"{told}\nfrom {len(used)} rows of rows/{claim.experiment}.csv, column {column}; fmm why {id} --scale {row.scale} names each"
+    return f"{told}\n{claims.told_rows(claim, used, column)}; fmm why {id} --scale {row.scale} names each"
 
 
 def _compared(cell) -> str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tables_of', 'tables_in', 'planned', 'table', 'unit_of', 'told_note', 'of_page', 'claim_of', 'markdown',
-           'told_reported', 'verdict', 'full', 'trace', 'deciding', 'CLAIMS']
+           'told_reported', 'verdict', 'full', 'trace', 'told_rows', 'deciding', 'CLAIMS']
 
 # %% ../nbs/lib/28_claims.ipynb #14791fc2
 import re
@@ -147,16 +147,16 @@ def _in_part(claim: Claim, scale: str, tables: dict[str, pd.DataFrame]) -> str:
     "The image sets of a claim of which only some files were here, where a scale trains on all images; empty where there is none."
     if claim.experiment not in tables or sizes_of(claim.experiment, scale).n_train is not None:
         return ""
-    sets = sorted(data for data in _compared(claim, tables[claim.experiment]) if "[" in data and whole_set(data) in claim.data)
+    sets = sorted(data for data in _sets_compared(claim, tables[claim.experiment]) if "[" in data and whole_set(data) in claim.data)
     return ", ".join(set_name(data, files=True) for data in sets)
 
 
-def _compared(claim: Claim, rows: pd.DataFrame) -> set[str]:
+def _sets_compared(claim: Claim, rows: pd.DataFrame) -> set[str]:
     "The image sets on which all arms of one of a claim's comparisons were trained; of a conjunction, of one of its parts'."
     if claim.kind == "exact":
         return set(rows.data.dropna())
     if claim.kind == "conjunction":
-        return set().union(*(_compared(CLAIMS[part], rows) for part in claim.comparators.split("; ")))
+        return set().union(*(_sets_compared(CLAIMS[part], rows) for part in claim.comparators.split("; ")))
     arms = [{arm for one in expanded(text.replace(" vs ", "; ")) for arm in re.findall(ARM, one)} for text in claim.comparators.split("; ")]
     return set().union(*(set.intersection(*(set(arm_rows(rows, arm).data) for arm in pair)) for pair in arms if pair))
 
@@ -250,7 +250,7 @@ def full(
     row: dict,  # of `table`
     cells: tuple[str, ...] = (),  # what was measured in each comparison
 ) -> str:  # lines for people
-    "A claim with all that its verdict rests on."
+    "A claim with all that its verdict rests on; an exact check has no p."
     claim = CLAIMS[row["id"]]
     lines = [f"{claim.id}: {row['verdict']}" + (f" (scale {SCALES[row['scale']].title})" if row["scale"] else ""), claim.statement, f"place: {claim.place}"]
     lines += [f"protocol: {claim.protocol}"] if claim.protocol not in ("", row["note"]) else []
@@ -260,7 +260,7 @@ def full(
     lines += ["; ".join(f"{number} {row['unit']}".strip() for number in numbers)] if numbers else []
     lines += [*cells]
     lines += [f"checked: {row['seen']}"] if row["seen"] else []
-    if not np.isnan(row["support"]):
+    if not np.isnan(row["support"]) and claim.kind != "exact":
         lines += [f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}; adjusted in family {claim.family} at scale {row['scale']} {row['support_adjusted']:.3g} and {row['contradict_adjusted']:.3g}"]
         lines += [f"the verdict turns where an adjusted p passes {rules.ALPHA:g}"]
     if not np.isnan(row["detectable"]):
@@ -292,8 +292,12 @@ def _traced(claim: Claim, scale: str, tables: dict[str, pd.DataFrame], words: di
         return lines + ["no complete rows"]
     lines += [f"rests on {GAINS[data]}, attention's gain on {data}" for data in claim.data if claim.kind == "mediation" and data in GAINS]
     used, column = deciding(claim, rows)
-    lines += [f"from {len(used)} rows of rows/{claim.experiment}.csv, column {column}"]
-    return lines + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.itertuples()]
+    return [*lines, told_rows(claim, used, column)] + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.itertuples()]
+
+# %% ../nbs/lib/28_claims.ipynb #a4b9e6ff
+def told_rows(claim: Claim, used: pd.DataFrame, column: str) -> str:
+    "What `deciding` gives, in words."
+    return f"from {len(used)} rows of rows/{claim.experiment}.csv, column {column}"
 
 
 def deciding(

@@ -54,14 +54,14 @@ def otherwise(
         "as judged": measured(rows, primary, {a: 1.0, b: -1.0}),
         "seeds paired": paired(rows, primary, a, b),
         "equal training loss": equal_loss(rows, a, b, primary),
-        "one logit scale": measured(rows, scaled, {a: 1.0, b: -1.0}) if variant(plain, "temperature_matched") in rows else None,
+        "logits on one scale": measured(rows, scaled, {a: 1.0, b: -1.0}) if variant(plain, "temperature_matched") in rows else None,
         "as many parameters": measured(rows, primary, {a: 1.0, matched: -1.0}) if matched != b else None,
         "best snapshot": effect(*best) if best and min(map(len, best)) > 1 else None,
     }
 
 # %% ../nbs/lib/55_objections.ipynb #80b1055e
 MAIN = ("M14", "M15", "M21", "M22", "M30", "M35", "M36", "M37", "M38", "M39", "M40", "M55", "A1", "A2")
-NOT_ASKED = {"one logit scale": "test_accuracy_percent"}  # objections that cannot touch a measure
+NOT_ASKED = {"logits on one scale": "test_accuracy_percent"}  # objections that cannot touch a measure
 
 
 def compared() -> tuple[str, ...]:  # ids
@@ -143,8 +143,9 @@ def changed(
 def caveats(
     found: Findings,
     lines: pd.DataFrame,  # of `hostile`
-) -> dict[str, str]:  # by claim; only of those that have one
+) -> dict[str, str]:  # by claim; only of decided ones that have one
     "Under which objections a claim that is apart from zero as judged is so no more, and which readings of its measure reverse it."
+    lines = lines[lines.claim.map(found.claims.verdict).isin(["supported", "contradicted"])]
     judged, told = lines[lines.objection == "as judged"].set_index(["claim", "data"]).side, {}
     for side, words in {"open": "does not stand", "other": "is reversed"}.items():
         fallen = lines[np.array([row.side == side and judged[row.claim, row.data] == "same" for row in lines.itertuples()], dtype=bool)]
@@ -158,7 +159,7 @@ def caveats(
 
 
 UNDER = {  # an objection in a sentence
-    "seeds paired": "with seeds paired", "equal training loss": "at equal training loss", "one logit scale": "with logits on one scale",
+    "seeds paired": "with seeds paired", "equal training loss": "at equal training loss", "logits on one scale": "with logits on one scale",
     "as many parameters": "against a net with as many parameters", "best snapshot": "at each run's best snapshot"}
 
 # %% ../nbs/lib/55_objections.ipynb #308153d8

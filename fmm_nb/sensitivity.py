@@ -106,7 +106,7 @@ def kept_bytes(
     model: nn.Module,
     image: Tensor,  # [1, C, H, W]
 ) -> int:
-    "Memory that one image occupies during its backward passes: what autograd keeps, without the weights, and the Jacobian twice."
+    "Memory that one image occupies during its backward passes: what autograd keeps, without the weights, and the float64 Jacobian twice."
     weights, kept = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}, {}
     image = image.detach().clone().requires_grad_()  # a view would count as all that it is a part of
 
@@ -117,7 +117,7 @@ def kept_bytes(
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         logits = logits_of(model, image)
     activations = sum(size for place, size in kept.items() if place not in weights)
-    return activations + 2 * logits.shape[1] * image.numel() * image.element_size()
+    return activations + 2 * logits.shape[1] * image.numel() * torch.float64.itemsize
 
 # %% ../nbs/lib/22_sensitivity.ipynb #dfbc64e5
 def jacobian_gram(

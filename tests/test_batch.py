@@ -290,8 +290,39 @@ def test_a_published_file_leads_to_the_page_that_makes_it(file, page, tmp_path):
 def test_a_number_as_the_paper_prints_it_leads_to_the_cell_and_the_claim(claim, tmp_path):
     paper = repository() / "data" / "results" / "cpu" / "notebooks" / "paper.ipynb"
     (line,) = [line for _, line in origins.shown(paper) if line.startswith(f"| {claim} |")]
-    number = re.search(r"measured .*?(?:MNIST|CIFAR-10) (\S+) \[", line)[1]
+    number = re.search(r"measured .*?(?:MNIST|CIFAR-10) (\S+) (?:\[|to )", line)[1]
     assert any(re.match(rf"page paper, cell \d+: {claim}: .*{re.escape(number)}", told) for told in origins.origin(number, "cpu", tmp_path))
+
+
+def test_a_number_that_is_published_and_built_is_told_once(tmp_path):
+    published = repository() / "data" / "results" / "cpu" / "notebooks" / "paper.ipynb"
+    built, cells = tmp_path / "cpu" / "notebooks" / "paper.ipynb", json.loads(published.read_text())["cells"]
+    injected = {"metadata": {"tags": ["injected-parameters"]}, "outputs": []}
+    built.parent.mkdir(parents=True)
+    line = next(line for _, line in origins.shown(published) if line.startswith("| M14 |"))
+    number = re.search(r"measured .*?MNIST (\S+) \[", line)[1]
+    built.write_text(json.dumps({"cells": [cells[0], injected, *cells[1:]]}))
+    told = [one for one in origins.origin(number, "cpu", tmp_path) if one.startswith("page paper, ")]
+    assert told == origins.printed(number, [published.parents[1]])[: len(told)] != []
+    built.write_text(json.dumps({"cells": [cells[0], {}, *cells[1:]]}))  # told one cell later
+    assert {one.rpartition(" (")[2] for one in origins.origin(number, "cpu", tmp_path) if one.startswith("page paper, ")} == {"published)", "built)"}
+
+
+def test_a_number_that_stands_everywhere_is_told_in_part(tmp_path):
+    told = origins.origin("0.5", "cpu", tmp_path)
+    assert len(told) < 100 and any(re.match(r"… and \d+ more", line) for line in told)
+
+
+def test_the_key_of_a_draw_leads_to_its_row(tmp_path):
+    page = "01_random_curves"
+    key = [line for line in origins.explain("M11", "cpu", tmp_path) if line.startswith("net ")][-1].split()[1].rstrip(":")
+    assert re.fullmatch(rf"row {key}: of {page} at scale cpu, in rows/{page}.csv, measure version \d+; .*", origins.explain(key, "cpu", tmp_path)[0])
+
+
+def test_the_key_of_a_timing_leads_to_its_row(tmp_path):
+    (line,) = [line for line in origins.explain("65.887026999917", "cpu", tmp_path) if line.startswith("rows ")]
+    key = line.split()[-1]
+    assert origins.explain(key, "cpu", tmp_path)[0].startswith(f"row {key}: of 15_imagenet_cost at scale cpu, in rows/15_times.csv, measure version 1")
 
 
 def test_a_claim_leads_to_nets_and_a_net_to_what_made_it(tmp_path):

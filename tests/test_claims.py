@@ -200,6 +200,7 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     assert claims.full(ROW | {"id": "M67", "scale": "", "verdict": "not tested"}).splitlines()[0] == "M67: not tested"
     assert "margin" not in claims.full(ROW | {"id": "M67", "scale": ""})
     assert "checked: error 1e-14" in claims.full(ROW | {"id": "A12", "seen": "error 1e-14"}).splitlines()
+    assert not any(line.startswith(("p for it", "the verdict turns")) for line in claims.full(ROW | {"id": "A12", "support": 0.0, "contradict": 1.0}).splitlines())  # a check has no p
     assert "reported -0.6399, -0.4230, -0.3351 log ratio" in claims.full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
 
 
