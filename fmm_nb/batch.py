@@ -149,7 +149,7 @@ def run(
     failures = execute_all([page for page in due if not lack[page]], workers)
     late = [page for page in pages if page not in failures and not lack.get(page) and state(page) == "stale"]
     if late:
-        print(f"once more, since rows that they read came meanwhile: {', '.join(page.name for page in late)}", flush=True)
+        print(f"once more, since what they rest on changed meanwhile: {', '.join(page.name for page in late)}", flush=True)
     return [*lines, *failures.values(), *execute_all(late, workers).values()]
 
 # %% ../nbs/lib/30_batch.ipynb #80eee394
