@@ -98,12 +98,12 @@ def test_metadata(metadata):
 
 
 def test_extras(metadata):
-    assert {"run", "lab", "dev", "cluster", "imagenet", "all"} == set(metadata.get_all("Provides-Extra"))
+    assert {"run", "lab", "dev", "cluster", "imagenet", "kernel", "all"} == set(metadata.get_all("Provides-Extra"))
     required = metadata.get_all("Requires-Dist")
     plain = {re.match(r"[\w.-]+", r)[0].lower() for r in required if "extra ==" not in r}
     assert {"torch", "numpy", "pandas"} <= plain
     assert not plain & {"papermill", "nbdev", "sphinx", "jupyterlab", "pytest", "dask", "fastcore"}
-    for package, extra in {"papermill": "run", "nbdev": "run", "myst-nb": "run", "jupyterlab": "lab", "pytest": "dev", "dask": "cluster", "accelerate": "imagenet"}.items():
+    for package, extra in {"papermill": "run", "nbdev": "run", "myst-nb": "run", "jupyterlab": "lab", "pytest": "dev", "dask": "cluster", "accelerate": "imagenet", "triton": "kernel"}.items():
         assert [r for r in required if re.match(rf"{package}\b", r) and f'extra == "{extra}"' in r], f"{package} is not in extra {extra}"
 
 
