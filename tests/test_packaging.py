@@ -214,3 +214,17 @@ def test_names_that_others_use_stay_where_they_are(place):
     there = getattr(there, kind) if kind else there
     fields = getattr(there, "__dataclass_fields__", {})
     assert [name for name in CONTRACT[place].split() if not hasattr(there, name) and name not in fields] == []
+
+
+def test_the_library_imports_where_only_other_systems_have_a_module():
+    # Windows has none of these, and engineers who take the library alone use it too
+    script = """
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
+import fmm_nb
+for module in pkgutil.iter_modules(fmm_nb.__path__):
+    if module.name != "first_layer":  # needs Triton
+        importlib.import_module(f"fmm_nb.{module.name}")
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
