@@ -650,6 +650,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                               'fmm_nb.pages._rows': ('lib/pages.html#_rows', 'fmm_nb/pages.py'),
                               'fmm_nb.pages._rows_in': ('lib/pages.html#_rows_in', 'fmm_nb/pages.py'),
                               'fmm_nb.pages._stamp': ('lib/pages.html#_stamp', 'fmm_nb/pages.py'),
+                              'fmm_nb.pages._to_train': ('lib/pages.html#_to_train', 'fmm_nb/pages.py'),
                               'fmm_nb.pages.changes': ('lib/pages.html#changes', 'fmm_nb/pages.py'),
                               'fmm_nb.pages.inputs': ('lib/pages.html#inputs', 'fmm_nb/pages.py'),
                               'fmm_nb.pages.made': ('lib/pages.html#made', 'fmm_nb/pages.py'),
