@@ -15,7 +15,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from .article import Findings, quantity
+from .findings import Findings, quantity
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .figures import label
 from .effects import equal_loss, variant

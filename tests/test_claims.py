@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from fmm_nb import claims
-from fmm_nb.article import findings, in_full
+from fmm_nb.claim_tables import in_full
 from fmm_nb.claims import CLAIMS, planned
 from fmm_nb.comparisons import contrasts, expanded, measured
 from fmm_nb.effects import equal_loss
+from fmm_nb.findings import findings
 from fmm_nb.judgement import cells, evidence, judge
 from fmm_nb.measures import packed
 from fmm_nb.plan import SCALES, nets
