@@ -40,7 +40,7 @@ def worded(
         "supported": supported,
         "contradicted": contradicted,
         "reversed": f"{contradicted}: the opposite is seen",
-        "smaller": f"{supported}, but by less than the margin that the claim was given",
+        "smaller": f"{supported}, but by less than the margin that was fixed for the claim",
         "undecided": f"It stays open whether {whether}",
         "not tested": f"It was not tested whether {whether}",
     }[word]
@@ -82,13 +82,14 @@ QUESTIONS = {
 def in_short(
     words: dict[str, str],  # by id, as `findings.word_of`
 ) -> str:
-    "What held, what did not and what is open, a paragraph each, without numbers."
+    "What held, what did not and what is open, a list each, without numbers."
     words = {id: words[id] for ids in QUESTIONS.values() for id in ids}
-    held = [worded(id, word) for id, word in words.items() if word == "supported"]
-    fell = [worded(id, word) for id, word in words.items() if word in ("contradicted", "reversed", "smaller")]
-    still = [TOLD[id][2] for id, word in words.items() if word in ("undecided", "not tested")]
-    told = [f"**{title}:** {'. '.join(texts)}." for title, texts in {"Held up": held, "Did not hold up": fell}.items() if texts]
-    return "\n\n".join(told + ([f"**Open:** whether {'; whether '.join(still)}."] if still else []))
+    lists = {
+        "What held up": [worded(id, word) for id, word in words.items() if word == "supported"],
+        "What did not hold up": [worded(id, word) for id, word in words.items() if word in ("contradicted", "reversed", "smaller")],
+        "What stays open": [f"Whether {TOLD[id][2]}" for id, word in words.items() if word in ("undecided", "not tested")],
+    }
+    return "\n\n".join("\n".join([f"**{title}:**\n", *(f"- {text}." for text in texts)]) for title, texts in lists.items() if texts)
 
 
 def answers_in_brief(
