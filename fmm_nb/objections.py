@@ -19,7 +19,8 @@ from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .effects import equal_loss, variant
 from .figures import label
 from .findings import Findings, quantity
-from .judgement import CLAIMS, GAINS, REVERSED, Claim, judge, on_set, readings
+from .judgement import CLAIMS, GAINS, Claim, judge, on_set
+from .readings import REVERSED, readings
 from .rules import ALPHA
 from .sources import set_name
 from .statistics import Effect, effect, holm
