@@ -8,15 +8,15 @@ __all__ = ['TOLD', 'QUESTIONS', 'WORDS', 'NO_GAIN', 'TRY_A_RATE', 'ADVICE', 'sen
 
 # %% ../nbs/lib/54_article.ipynb #7c02bba0
 import csv
-from pathlib import Path
 
 import pandas as pd
 
 from . import claims
-from .claims import planned, told_note, told_reported
+from .claims import told_note, told_reported
 from .files import data_folder
 from .findings import Findings, numbers, partly, word_of
 from .judgement import CLAIMS
+from .planned_rows import planned
 from .reproduction import estimates
 from .results import Study
 

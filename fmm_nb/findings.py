@@ -6,16 +6,17 @@
 __all__ = ['HUGE', 'Findings', 'findings', 'quantity', 'numbers', 'partly', 'of_parts', 'word_of']
 
 # %% ../nbs/lib/69_findings.ipynb #c40f95c4
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .claims import table, tables_of
+from .claims import table
 from .comparisons import as_difference, as_ratio
 from .judgement import CLAIMS
 from .plan import SCALES
+from .planned_rows import tables_of
 from .reproduction import estimates
 from .sources import set_name
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from fmm_nb.article import ADVICE, QUESTIONS, TOLD, sentence
-from fmm_nb.claims import CLAIMS, tables_of
+from fmm_nb.claims import CLAIMS
+from fmm_nb.planned_rows import tables_of
 from fmm_nb.findings import Findings, findings, partly, word_of
 from fmm_nb.pages import measured
 from fmm_nb.plan import EXPERIMENTS
