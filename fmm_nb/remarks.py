@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .article import Findings, numbers, partly
+from .findings import Findings, numbers, partly
 from .comparisons import as_difference, measured, weights
 from .files import build_folder, published_folder
 from .plan import SCALES, by_arm

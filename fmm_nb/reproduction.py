@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .claims import CLAIMS, tables_in
 from .comparisons import contrasts, expanded, measured, sample_of
 from .files import build_folder, data_folder
-from .judgement import Claim, judge, on_set, sets_of
+from .judgement import CLAIMS, Claim, judge, on_set, sets_of
 from .plan import SCALES
+from .planned_rows import tables_in
 from .statistics import Effect, contrast
 from .tables import read_rows
 

@@ -60,7 +60,8 @@ def verdicts(
 
 def _judged(scale: str | None, build: Path) -> list[dict]:
     "As `verdicts`, from the rows."
-    from fmm_nb.article import findings, in_full
+    from fmm_nb.claim_tables import in_full
+    from fmm_nb.findings import findings
 
     found = findings(scale, build)
     return [row | {"full": in_full(found, row["id"])} for row in json.loads(found.claims.to_json(orient="records"))]

@@ -7,13 +7,16 @@ import pandas as pd
 import pytest
 
 from fmm_nb import claims
-from fmm_nb.article import findings, in_full
-from fmm_nb.claims import CLAIMS, planned
+from fmm_nb.claim_tables import full, in_full
+from fmm_nb.claims import CLAIMS
 from fmm_nb.comparisons import contrasts, expanded, measured
 from fmm_nb.effects import equal_loss
+from fmm_nb.errors import InputError
+from fmm_nb.findings import findings
 from fmm_nb.judgement import cells, evidence, judge
 from fmm_nb.measures import packed
 from fmm_nb.plan import SCALES, nets
+from fmm_nb.planned_rows import planned
 from fmm_nb.statistics import detectable, effect
 from fmm_nb.tables import append_rows
 
@@ -36,7 +39,7 @@ def rows_of(scale="smoke", data="mnist_mini", means=GOOD, **columns):
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "published_folder", lambda scale: tmp_path / "nothing published")
+    monkeypatch.setattr("fmm_nb.planned_rows.published_folder", lambda scale: tmp_path / "nothing published")
 
     def write(rows, scale="smoke"):
         append_rows(tmp_path / scale / "rows" / f"{PAGE}.csv", rows)
@@ -79,7 +82,7 @@ def test_versions_and_precisions_are_not_mixed():
     old, new = rows_of(means=GOOD | {"am": 90.0}), rows_of().assign(measure_version=2)
     assert (planned(pd.concat([old, new]), "smoke", PAGE).measure_version == 2).all()
     mixed = rows_of().assign(precision=lambda r: np.where(r.model == "am", "bfloat16", "float32"))
-    with pytest.raises(claims.InputError, match="different precisions"):
+    with pytest.raises(InputError, match="different precisions"):
         planned(mixed, "smoke", PAGE)
 
 
@@ -170,13 +173,13 @@ ROW |= dict.fromkeys(["measured", "low", "high", "detectable", "support", "contr
 
 
 def test_a_claim_is_two_lines_on_the_site():
-    points = ROW | {"measured": -1.2345, "low": -2.0, "high": -0.5, "reported": "-0.4;0.83"}
-    ratio = ROW | {"id": "M1", "verdict": "undecided", "measured": np.log(2), "low": 0.0, "high": np.log(3), "unit": "log ratio", "reported": str(np.log(2)), "detectable": np.log(1.5)}
-    ratio |= {"depends_on": "best epoch", "note": "why", "experiment": "03"}
-    assert claims.markdown(pd.DataFrame([ROW, points, ratio])).splitlines()[2:] == [
-        "| M14 | **supported** | S. *(P)* |",
-        "| M14 | **supported** | S. *(P)*<br>measured −1.23 [−2, −0.5] points; reported −0.4 to +0.83 points |",
-        "| M1 | undecided | S. *(P)*<br>measured ×2.00 [×1.00, ×3.00]; reported ×2.00; detectable ×1.50; depends on: best epoch; why |",
+    bare = ROW | {"id": "M9", "numbers": ""}
+    points = ROW | {"numbers": "MNIST −1.23 [−2, −0.5] points"}
+    ratio = ROW | {"id": "M42", "verdict": "undecided", "unit": "log ratio", "numbers": "×2.00 [1.00, 3.00]", "detectable": np.log(1.5), "in_part": "a part", "depends_on": "best epoch", "note": "why"}
+    assert claims.markdown(pd.DataFrame([bare, points, ratio])).splitlines()[2:] == [
+        "| M9 | **supported** | S. *(P)* |",
+        "| M14 | **supported** | S. *(P)*<br>measured MNIST −1.23 [−2, −0.5] points; reported +0.42 points |",
+        "| M42 | undecided | S. *(P)*<br>measured ×2.00 [1.00, 3.00]; reported ×0.53 to ×0.72; detectable ×1.50; trained on a part; depends on: best epoch; why |",
     ]
 
 
@@ -184,9 +187,9 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     claim = CLAIMS["M14"]
     head = ["M14: supported (scale smoke: not evidence)", claim.statement, f"place: {claim.place}"]
     rule = "rule: difference of test_accuracy_percent: am vs cnn, margin 0.2"
-    assert claims.full(ROW | {"note": claim.protocol}).splitlines() == [*head, rule, "reported 0.42 points", f"note: {claim.protocol}"]
+    assert full(ROW | {"note": claim.protocol}).splitlines() == [*head, rule, "reported 0.42 points", f"note: {claim.protocol}"]
     measured = ROW | {"measured": 1.5, "low": 1.0, "high": 2.0, "support": 0.01, "contradict": 1.0, "support_adjusted": 0.04, "contradict_adjusted": 1.0, "detectable": 0.25, "depends_on": "best epoch"}
-    assert claims.full(measured, ("each comparison",)).splitlines() == [
+    assert full(measured, ("each comparison",)).splitlines() == [
         *head,
         f"protocol: {claim.protocol}",
         rule,
@@ -197,11 +200,11 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
         "this number of seeds finds 0.25 points in four of five studies",
         "depends on: best epoch",
     ]
-    assert claims.full(ROW | {"id": "M67", "scale": "", "verdict": "not tested"}).splitlines()[0] == "M67: not tested"
-    assert "margin" not in claims.full(ROW | {"id": "M67", "scale": ""})
-    assert "checked: error 1e-14" in claims.full(ROW | {"id": "A12", "seen": "error 1e-14"}).splitlines()
-    assert not any(line.startswith(("p for it", "the verdict turns")) for line in claims.full(ROW | {"id": "A12", "support": 0.0, "contradict": 1.0}).splitlines())  # a check has no p
-    assert "reported -0.6399, -0.4230, -0.3351 log ratio" in claims.full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
+    assert full(ROW | {"id": "M67", "scale": "", "verdict": "not tested"}).splitlines()[0] == "M67: not tested"
+    assert "margin" not in full(ROW | {"id": "M67", "scale": ""})
+    assert "checked: error 1e-14" in full(ROW | {"id": "A12", "seen": "error 1e-14"}).splitlines()
+    assert not any(line.startswith(("p for it", "the verdict turns")) for line in full(ROW | {"id": "A12", "support": 0.0, "contradict": 1.0}).splitlines())  # a check has no p
+    assert "reported -0.6399, -0.4230, -0.3351 log ratio" in full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
 
 
 def test_a_claim_says_of_which_image_sets_a_part_was_trained_on():

@@ -9,7 +9,8 @@ import pytest
 from fmm_nb import judgement, rules
 from fmm_nb.comparisons import measured
 from fmm_nb.effects import at_equal_loss, at_loss, equal_loss, log_ratio, variants
-from fmm_nb.judgement import CLAIMS, OPEN, REVERSED, Claim, cells, decided, depends_on, evidence, judge, read_claims, units
+from fmm_nb.judgement import CLAIMS, Claim, cells, decided, evidence, judge, read_claims, units
+from fmm_nb.readings import OPEN, REVERSED, depends_on
 from fmm_nb.rules import Evidence
 from fmm_nb.statistics import effect
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fmm_nb import article
-from fmm_nb.article import ADVICE, QUESTIONS, TOLD, Findings, sentence, word_of
-from fmm_nb.claims import CLAIMS, tables_of
+from fmm_nb.article import ADVICE, QUESTIONS, TOLD, sentence
+from fmm_nb.claims import CLAIMS
+from fmm_nb.planned_rows import tables_of
+from fmm_nb.findings import Findings, findings, partly, word_of
 from fmm_nb.pages import measured
 from fmm_nb.plan import EXPERIMENTS
 from fmm_nb.reproduction import estimates
@@ -81,13 +82,13 @@ def test_every_verdict_has_its_own_sentence(word):
 def test_a_part_at_a_higher_scale_is_told_beside_what_decides(monkeypatch):
     scales = {"M14": "paper", "M15": "cpu", "M56": ""}
     cells = lambda ids: pd.DataFrame([(id, "mnist", "+ am − cnn", 1.0, 0.5, 1.5, 0.0, 0.2) for id in ids], columns=estimates({}).columns)
-    monkeypatch.setattr(article, "table", lambda *given: pd.DataFrame({"id": list(scales), "scale": list(scales.values())}))
-    monkeypatch.setattr(article, "tables_of", lambda name, build: name)
-    monkeypatch.setattr(article, "estimates", lambda name: cells({"cpu": ["M14", "M15"], "paper": ["M14", "M15"]}[name]))
-    found = article.findings()
+    monkeypatch.setattr("fmm_nb.findings.table", lambda *given: pd.DataFrame({"id": list(scales), "scale": list(scales.values())}))
+    monkeypatch.setattr("fmm_nb.findings.tables_of", lambda name, build: name)
+    monkeypatch.setattr("fmm_nb.findings.estimates", lambda name: cells({"cpu": ["M14", "M15"], "paper": ["M14", "M15"]}[name]))
+    found = findings()
     assert found.estimates.claim.tolist() == ["M15", "M14"]
     assert found.partial[["claim", "scale"]].to_numpy().tolist() == [["M15", "paper"]]
-    assert article.partly(found, "M15").startswith("in part at paper: MNIST") and not article.partly(found, "M14")
+    assert partly(found, "M15").startswith("in part at paper: MNIST") and not partly(found, "M14")
 
 
 def test_the_paper_speaks_of_claims_that_there_are():

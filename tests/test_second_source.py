@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmm_nb.claims import CLAIMS, planned
+from fmm_nb.claims import CLAIMS
+from fmm_nb.planned_rows import planned
 from fmm_nb.comparisons import AT_PARAMETERS, at_parameters, measured, weights
 from fmm_nb.judgement import evidence
 from fmm_nb.plan import by_arm
