@@ -19,6 +19,7 @@ from .article import Findings, quantity
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .figures import label
 from .effects import equal_loss, variant
+from .files import data_folder
 from .judgement import CLAIMS, GAINS, REVERSED, Claim, judge, on_set, readings
 from .plan import by_arm
 from .rules import ALPHA
@@ -265,12 +266,12 @@ def outdone(found: Findings) -> list[str]:  # each with its claim
     return [f"{line.claim}, {set_name(line.data)}: {other(line.contrast)} ({quantity(line.claim, line)})" for line in better]
 
 # %% ../nbs/lib/55_objections.ipynb #a1c0684e
-LOOKED_TWICE = ("A1", "A2", "A3", "A4", "A5", "A8", "A9")
+LOOKED_TWICE = pd.read_csv(data_folder() / "reported" / "second_looks.csv", index_col="id").scale.to_dict()
 
 
 def of_a_second_look(claims: pd.DataFrame) -> list[str]:  # ids
     "The claims that were looked at twice, are decided there, and would be undecided with α split between both looks."
-    seen = claims[claims.id.isin(LOOKED_TWICE) & (claims.scale == "cpu")]
+    seen = claims[claims.id.map(LOOKED_TWICE) == claims.scale]
     p = seen.support_adjusted.where(seen.verdict == "supported", seen.contradict_adjusted)
     return seen.id[seen.verdict.isin(["supported", "contradicted"]) & (p > ALPHA / 2)].tolist()
 
