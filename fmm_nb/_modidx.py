@@ -642,6 +642,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.origins._cell': ('lib/origins.html#_cell', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins._listed': ('lib/origins.html#_listed', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins._number': ('lib/origins.html#_number', 'fmm_nb/origins.py'),
+                                'fmm_nb.origins._read_at': ('lib/origins.html#_read_at', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins._row': ('lib/origins.html#_row', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins._rows_of': ('lib/origins.html#_rows_of', 'fmm_nb/origins.py'),
                                 'fmm_nb.origins._table': ('lib/origins.html#_table', 'fmm_nb/origins.py'),
