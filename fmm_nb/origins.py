@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'MOST', 'pattern', 'shown', 'printed', 'reads', 'in_answers', 'in_rows', 'in_reported', 'origin', 'makers',
-           'made_by', 'net', 'made_from', 'explain']
+           'made_by', 'made_from', 'net', 'explain']
 
 # %% ../nbs/lib/68_origins.ipynb #ef7b33a8
 import csv
@@ -189,6 +189,22 @@ def made_by(page: Page, stem: str) -> list[str]:  # lines for people
     return lines + ([f"its page decides {', '.join(decided)}; fmm why {decided[0]} --scale {page.scale} goes on from there"] if decided else [])
 
 # %% ../nbs/lib/68_origins.ipynb #50359be6
+def made_from(spec: Spec) -> list[str]:  # lines for people
+    "What the key of a net digests: parameters, images and code."
+    known, code = identity(spec), ("training_version", "models_version")
+    parameters = [name for name in known if name not in (*code, "fingerprint")]
+    return [
+        f"parameters, others as by default: {_listed(known, parameters)}",
+        f"data: {spec.data}, fingerprint {known['fingerprint']}",
+        f"code: {_listed(known, code)} (raised where results change)",
+    ]
+
+
+def _listed(values: dict, names) -> str:
+    "Some values, each with its name."
+    return ", ".join(f"{name} {values[name]}" for name in names)
+
+# %% ../nbs/lib/68_origins.ipynb #13b443f8
 def net(
     key: str,
     scale: str,
@@ -209,22 +225,6 @@ def net(
         *([f"trained: {_listed(record, ('precision', 'device', 'torch'))}"] if record else []),
         f"not kept here, a run that needs it trains it ({missing})" if missing else f"kept in {store.root}",
     ]
-
-
-def made_from(spec: Spec) -> list[str]:  # lines for people
-    "What the key of a net digests: parameters, images and code."
-    known, code = identity(spec), ("training_version", "models_version")
-    parameters = [name for name in known if name not in (*code, "fingerprint")]
-    return [
-        f"parameters, others as by default: {_listed(known, parameters)}",
-        f"data: {spec.data}, fingerprint {known['fingerprint']}",
-        f"code: {_listed(known, code)} (raised where results change)",
-    ]
-
-
-def _listed(values: dict, names) -> str:
-    "Some values, each with its name."
-    return ", ".join(f"{name} {values[name]}" for name in names)
 
 
 def _rows_of(key: str, folders: list[Path]) -> Iterator[tuple[Path, dict]]:
