@@ -367,6 +367,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.gallery._panel': ('lib/gallery.html#_panel', 'fmm_nb/gallery.py'),
                                 'fmm_nb.gallery.all_triples': ('lib/gallery.html#all_triples', 'fmm_nb/gallery.py'),
                                 'fmm_nb.gallery.as_bytes': ('lib/gallery.html#as_bytes', 'fmm_nb/gallery.py'),
+                                'fmm_nb.gallery.carried': ('lib/gallery.html#carried', 'fmm_nb/gallery.py'),
                                 'fmm_nb.gallery.gallery': ('lib/gallery.html#gallery', 'fmm_nb/gallery.py')},
             'fmm_nb.gates': { 'fmm_nb.gates.ATACGate': ('lib/gates.html#atacgate', 'fmm_nb/gates.py'),
                               'fmm_nb.gates.ATACGate.__init__': ('lib/gates.html#atacgate.__init__', 'fmm_nb/gates.py'),
