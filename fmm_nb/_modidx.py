@@ -132,7 +132,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
             'fmm_nb.claims': { 'fmm_nb.claims._best': ('lib/claims.html#_best', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._compatible': ('lib/claims.html#_compatible', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._detectable': ('lib/claims.html#_detectable', 'fmm_nb/claims.py'),
-                               'fmm_nb.claims._ends': ('lib/claims.html#_ends', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._in_part': ('lib/claims.html#_in_part', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._note': ('lib/claims.html#_note', 'fmm_nb/claims.py'),
                                'fmm_nb.claims._pieces': ('lib/claims.html#_pieces', 'fmm_nb/claims.py'),
