@@ -848,6 +848,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.results.seeds_an_arm': ('lib/results.html#seeds_an_arm', 'fmm_nb/results.py'),
                                 'fmm_nb.results.study': ('lib/results.html#study', 'fmm_nb/results.py')},
             'fmm_nb.rules': { 'fmm_nb.rules.Evidence': ('lib/rules.html#evidence', 'fmm_nb/rules.py'),
+                              'fmm_nb.rules._each_once': ('lib/rules.html#_each_once', 'fmm_nb/rules.py'),
                               'fmm_nb.rules.adjusted': ('lib/rules.html#adjusted', 'fmm_nb/rules.py'),
                               'fmm_nb.rules.all_of': ('lib/rules.html#all_of', 'fmm_nb/rules.py'),
                               'fmm_nb.rules.causal': ('lib/rules.html#causal', 'fmm_nb/rules.py'),
