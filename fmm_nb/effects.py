@@ -54,7 +54,7 @@ def at_equal_loss(
     column = "way" if primary == "test_accuracy_percent" else variant(primary.removeprefix("log "), "way")
     if column not in rows:
         return None
-    ways = {arm: [json.loads(str(way)) for way in arm_rows(rows, arm, "seed", column).dropna(subset=[column]).drop_duplicates("seed")[column]] for arm in (a, b)}
+    ways = {arm: _ways(rows, arm, column) for arm in (a, b)}
     if any(len(runs) < 2 or [] in runs for runs in ways.values()):
         return None
     if primary.startswith("log "):  # what grows as a power of the loss is read off without a bias
@@ -63,6 +63,12 @@ def at_equal_loss(
     loss = max(way[-1][0] for runs in ways.values() for way in runs)
     values = [np.array([at_loss(way, loss) for way in ways[arm]]) for arm in (a, b)]
     return tuple(values) if np.isfinite(np.concatenate(values)).all() else None
+
+
+def _ways(rows: pd.DataFrame, arm: str, column: str) -> list[list]:
+    "The way of each seed of an arm that has one."
+    found = arm_rows(rows, arm, "seed", column).dropna(subset=[column]).drop_duplicates("seed")
+    return [json.loads(str(way)) for way in found[column]]
 
 
 def equal_loss(rows: pd.DataFrame, a: str, b: str, primary: str = "test_accuracy_percent") -> Effect | None:

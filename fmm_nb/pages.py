@@ -81,7 +81,8 @@ def missing_nets(name: str, scale: str, build: Path) -> list[Spec]:
     return [spec for spec in specs(name, scale) if spec.key not in known and not store.has(spec)]
 
 # %% ../nbs/lib/61_pages.ipynb #5823707d
-NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "offline.py", "origins.py", "pages.py", "verdicts.py", "__init__.py"}  # modules that cannot change what a page says
+# modules that cannot change what a page says
+NOT_INPUTS = {"_modidx.py", "batch.py", "cli.py", "offline.py", "origins.py", "pages.py", "verdicts.py", "__init__.py"}
 
 
 @looked_once()
@@ -92,15 +93,18 @@ def inputs(page: Page) -> dict[str, str]:
     found = {str(path.relative_to(root)): sha256(path)[:16] for path in files if path.name not in NOT_INPUTS}
     if page.name == "paper":
         answers = sorted(page.answer.parent.glob("*.json"))
-        shown = [path for pattern in ("*/rows/*.csv", "*/again.csv") for path in sorted((root / "data" / "results").glob(pattern))]  # of all scales: a claim is shown at the highest
+        results = root / "data" / "results"  # of all scales: a claim is shown at the highest
+        shown = [*sorted(results.glob("*/rows/*.csv")), *sorted(results.glob("*/again.csv"))]
         found |= {str(path.relative_to(root)): sha256(path)[:16] for path in shown}
         return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}
     folder = EXPERIMENTS[page.name].logs
     logs = sorted((page.out.parent / folder).glob(f"*/{LOG}")) if folder else []
     found |= {str(path.relative_to(page.out.parent)): sha256(path)[:16] for path in logs}
     higher = list(SCALES)[list(SCALES).index(page.scale) :]
-    elsewhere = [(name, scale) for name in (page.name, *EXPERIMENTS[page.name].reads) for scale in higher if (name, scale) != (page.name, page.scale)]
-    found |= {f"rows of {name} at {scale}": digest(sorted(rows))[:16] for name, scale in elsewhere if (rows := _rows(name, scale, page.out.parent))}
+    for name in (page.name, *EXPERIMENTS[page.name].reads):
+        for scale in higher[1:] if name == page.name else higher:
+            rows = _rows(name, scale, page.out.parent)
+            found |= {f"rows of {name} at {scale}": digest(sorted(rows))[:16]} if rows else {}
     return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
 
 # %% ../nbs/lib/61_pages.ipynb #de5ff8be

@@ -372,10 +372,11 @@ def by_arm(
 ) -> dict[str, list[Spec]]:
     "The nets of an experiment on an image set, by the name of their arm; by variant, then seed."
     plan, sizes = EXPERIMENTS[experiment], sizes_of(experiment, scale)
-    asked = sizes.seeds if count is None else count
-    rates = {arm: {"learning_rate": rate} for arm, rate in sizes.learning_rates.items()}
-    recipes = {arm: [replace(sizes.protocol, **rates.get(arm, {}) | variant) for variant in plan.variants] for arm in plan.arms}
-    found = {arm: [Spec(arm, data, recipe, seed, n_train=sizes.n_train) for recipe in recipes[arm] for seed in range(asked)] for arm in plan.arms}
+    asked, found = sizes.seeds if count is None else count, {}
+    for arm in plan.arms:
+        usual = replace(sizes.protocol, learning_rate=sizes.learning_rates.get(arm, sizes.protocol.learning_rate))
+        recipes = [replace(usual, **variant) for variant in plan.variants]
+        found[arm] = [Spec(arm, data, recipe, seed, n_train=sizes.n_train) for recipe in recipes for seed in range(asked)]
     for name, arm in plan.own.get(scale, {}).items():
         if not arm.datasets or data.split("[")[0] in arm.datasets:
             seeds, recipe = min(count or arm.seeds, arm.seeds) if arm.seeds else asked, replace(sizes.protocol, **arm.protocol)

@@ -50,11 +50,14 @@ def one_rate(
     plain: str,  # the arm for which the rate was chosen, in words
 ) -> str:
     "That all arms of an image set train at one learning rate, and at which; empty where arms have rates of their own."
-    rates = {data: {spec.protocol.learning_rate for spec in nets if spec.data == data} for data in dict.fromkeys(spec.data for spec in nets)}
+    rates = {}
+    for spec in nets:
+        rates.setdefault(spec.data, set()).add(spec.protocol.learning_rate)
     if not rates or max(map(len, rates.values())) > 1:
         return ""
-    several = len(set().union(*rates.values())) > 1
-    told = ", ".join(f"{rate:g}" + (f" on {set_name(data)}" if several else "") for data, (rate,) in list(rates.items())[: None if several else 1])
+    by_set = {data: rate for data, (rate,) in rates.items()}
+    same = len(set(by_set.values())) == 1
+    told = f"{next(iter(by_set.values())):g}" if same else ", ".join(f"{rate:g} on {set_name(data)}" for data, rate in by_set.items())
     return f"All arms train at one learning rate ({told}), which was chosen for no other arm than {plain}: one that is behind may be so for its rate alone."
 
 # %% ../nbs/lib/63_remarks.ipynb #22d36783
@@ -111,15 +114,17 @@ def ways_to_build(
 ) -> str:
     "In how many of the ways to build the nets the product loses, and in which that is open or it gains, in a sentence without numbers."
     called = rows.variant.fillna(PLANNED).replace("", PLANNED)
-    groups = rows.groupby([rows.data, called], sort=False)
-    sets = rows.data.nunique() > 1
-    found = {f"{way}{f' ({set_name(data)})' if sets else ''}": effect for (data, way), part in groups if (effect := measured(part, "test_accuracy_percent", weights("fmmnet vs resnet")))}
-    if not found:
+    ways = {"loses": [], "open": [], "gains": []}
+    for (data, way), part in rows.groupby([rows.data, called], sort=False):
+        effect = measured(part, "test_accuracy_percent", weights("fmmnet vs resnet"))
+        if effect:
+            side = "loses" if effect.high < 0 else "gains" if effect.low > 0 else "open"
+            ways[side].append(f"{way} ({set_name(data)})" if rows.data.nunique() > 1 else way)
+    run = sum(map(len, ways.values()))
+    if not run:
         return "In how many ways to build the nets the product loses was not run."
-    side = {way: "loses" if effect.high < 0 else "gains" if effect.low > 0 else "open" for way, effect in found.items()}
-    of = lambda word: [way for way, its in side.items() if its == word]
-    rest = [f"; {text}: {', '.join(of(word))}" for word, text in (("open", "open is"), ("gains", "it gains with")) if of(word)]
-    return f"The product loses in {_count(len(of('loses')))} of {_count(len(found))} ways to build the nets{''.join(rest)}."
+    rest = [f"; {text}: {', '.join(ways[side])}" for side, text in (("open", "open is"), ("gains", "it gains with")) if ways[side]]
+    return f"The product loses in {_count(len(ways['loses']))} of {_count(run)} ways to build the nets{''.join(rest)}."
 
 
 def _count(number: int) -> str:

@@ -30,7 +30,11 @@ def _cells(claim: Claim) -> list[tuple[str, dict]]:
 
 def _told(wanted: dict[str | None, float]) -> str:
     "A contrast as text: + am − cnn."
-    return " ".join(f"{'+' if weight > 0 else '−'} {'' if abs(weight) == 1 and arm else f'{abs(weight):g} '}{arm or ''}".strip() for arm, weight in wanted.items())
+    terms = []
+    for arm, weight in wanted.items():
+        factor = "" if arm and abs(weight) == 1 else f"{abs(weight):g} "
+        terms.append(f"{'+' if weight > 0 else '−'} {factor}{arm or ''}".strip())
+    return " ".join(terms)
 
 
 def _estimate(claim: Claim, rows: pd.DataFrame, wanted: dict) -> Effect | None:
@@ -132,11 +136,16 @@ def in_words(
     if not len(run):
         return ["Did it reproduce? Nothing was run anew: every number is read from published rows, or no claim has all the nets that it needs."]
     inside = {row.id: " (inside the published interval)" for row in run.itertuples() if row.cells and row.inside == row.cells}
-    other, apart = (", ".join(id + inside.get(id, "") for id in run.id[mask]) for mask in (run.word == "other way", run.apart > 0))
-    lines = [] if SCALES[scale].evidence else [f"Scale {scale} is no evidence: what follows compares so short a run with full ones, and says nothing for or against either."]
-    lines += [f"Did it reproduce? Of {len(CLAIMS)} claims {len(run)} were run anew at scale {scale}: {(run.word == 'same way').sum()} point the same way as the published results" + (f", not so {other}." if other else ".")]
-    lines += [f"Of {run.cells.sum()} estimates {run.inside.sum()} lie inside the published intervals" + (f"; intervals that do not touch: {apart}." if apart else ", and all intervals touch.")]
-    return lines
+    named = lambda which: ", ".join(id + inside.get(id, "") for id in run.id[which])
+    other, apart = named(run.word == "other way"), named(run.apart > 0)
+    same = f"{(run.word == 'same way').sum()} point the same way as the published results{f', not so {other}' if other else ''}"
+    touch = f"; intervals that do not touch: {apart}" if apart else ", and all intervals touch"
+    caution = [] if SCALES[scale].evidence else [f"Scale {scale} is no evidence: what follows compares so short a run with full ones, and says nothing for or against either."]
+    return [
+        *caution,
+        f"Did it reproduce? Of {len(CLAIMS)} claims {len(run)} were run anew at scale {scale}: {same}.",
+        f"Of {run.cells.sum()} estimates {run.inside.sum()} lie inside the published intervals{touch}.",
+    ]
 
 
 def reproduction(

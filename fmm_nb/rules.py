@@ -7,6 +7,7 @@ __all__ = ['ALPHA', 'Evidence', 'difference', 'equivalence', 'all_of', 'causal',
            'adjusted', 'decide']
 
 # %% ../nbs/lib/25_rules.ipynb #aefe2b1f
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,16 +49,24 @@ def equivalence(found: Effect, direction: int, margin: float) -> Evidence:
 # %% ../nbs/lib/25_rules.ipynb #708a11f5
 def all_of(parts: list[Evidence | None]) -> Evidence | None:
     "Evidence for every part holding, against it where any part fails; parts that were not run (None) can only keep it from being supported."
-    run, missing = [part for part in parts if part], sum(part is None for part in parts)
+    run = [part for part in parts if part]
     if len(parts) == 1 or not run:
         return parts[0] if parts else None
-    if missing:
-        parts = run + [Evidence(1.0, 1.0)] * missing
-    weakest = max(parts, key=lambda part: part.support)
-    depends_on, seen = ("; ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*[(part.depends_on, part.seen) for part in parts]))
-    whole = not missing and all(part.whole for part in parts)
-    against, effects = float(min(holm([part.contradict for part in parts]))), tuple(one for part in run for one in ((part.effect,) if part.effect else part.effects))
-    return Evidence(weakest.support, against, None, f"{len(run)} of {len(parts)} parts were run", depends_on, whole, seen, effects)
+    every = run + [Evidence(1.0, 1.0)] * (len(parts) - len(run))
+    return Evidence(
+        support=max(part.support for part in every),
+        contradict=float(min(holm([part.contradict for part in every]))),
+        note=f"{len(run)} of {len(parts)} parts were run",
+        depends_on=_each_once(part.depends_on for part in run),
+        whole=len(run) == len(parts) and all(part.whole for part in run),
+        seen=_each_once(part.seen for part in run),
+        effects=tuple(one for part in run for one in ((part.effect,) if part.effect else part.effects)),
+    )
+
+
+def _each_once(texts: Iterable[str]) -> str:
+    "Texts in a line, each once, without those that are empty."
+    return "; ".join(dict.fromkeys(filter(None, texts)))
 
 # %% ../nbs/lib/25_rules.ipynb #56e6b800
 def causal(
@@ -108,7 +117,9 @@ def adjusted(
     family: dict[str, Evidence | None],  # every claim of one family; None: not run
 ) -> dict[str, tuple[float, float]]:  # for it, against it
     "The p of each claim of a family, adjusted for the others."
-    return dict(zip(family, zip(*[holm([getattr(one, side) if one else 1.0 for one in family.values()]) for side in ("support", "contradict")])))
+    support = holm([one.support if one else 1.0 for one in family.values()])
+    contradict = holm([one.contradict if one else 1.0 for one in family.values()])
+    return dict(zip(family, zip(support, contradict)))
 
 
 def decide(
