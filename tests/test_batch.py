@@ -247,15 +247,6 @@ def test_claims_are_judged_again_when_a_row_changed(tmp_path, monkeypatch):
     assert verdicts.verdicts("cpu", tmp_path) and judged == ["smoke", "smoke", "cpu"]
 
 
-def test_the_plan_keeps_within_its_shares():
-    from fmm_nb.budget import added, core_seconds
-    from fmm_nb.plan import EXPERIMENTS, SCALES
-
-    for scale in SCALES:
-        for name, experiment in EXPERIMENTS.items():
-            assert core_seconds(added(name, scale)) <= experiment.share.get(scale, float("inf"))
-
-
 def test_ctrl_c_is_one_line_and_no_search_for_garbage(capsys, monkeypatch):
     def stopped(args):
         raise KeyboardInterrupt
