@@ -125,7 +125,7 @@ def replace_activations(
     if not callable(make) or isinstance(make, nn.Module):
         given = type(make).__name__ if isinstance(make, nn.Module) else repr(make)
         raise InputError(f"a function of the channels makes what takes its place, for example lambda channels: unit('atac', channels), got {given}")
-    model = deepcopy(model)
+    model = _copied(model)
     graph, modules = _trace(model, kind), dict(model.named_modules())
     calls = [node for node in graph.nodes if _is_call(node, modules, kind)]
     if not calls:
@@ -133,12 +133,29 @@ def replace_activations(
         raise InputError(f"{type(model).__name__} calls no {kind.__name__}; its modules are {', '.join(kinds)}")
     names = _names(calls, modules)
     in_place = not _led_on(graph, calls, modules) and all(node.target == name and node.args for node, name in zip(calls, names))
+    _no_hooks({name: modules[name] for name in modules if name in [node.target for node in calls] or not (name or in_place)})
     if not in_place:
         _one_way(model, kind)
     for node, name in zip(calls, names):
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, _made(node, modules, make))
     return model if in_place else _as_traced(model, graph, calls, names)
+
+# %% ../nbs/lib/60_activations.ipynb #124281c4
+def _copied(model: nn.Module) -> nn.Module:
+    "A copy of a net; `InputError` where there can be none."
+    try:
+        return deepcopy(model)
+    except RuntimeError as error:
+        reason = str(error).partition(".")[0]
+        raise InputError(f"{type(model).__name__} cannot be copied ({reason}): let it keep no tensors of a forward pass, nor weights that are computed in one") from error
+
+
+def _no_hooks(modules: dict[str, nn.Module]) -> None:
+    "Raise `InputError` for a module, among those that will not be called any more, whose hooks do something."
+    for name, module in modules.items():
+        if module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks:
+            raise InputError(f"{name or type(module).__name__} has hooks, which would not be called any more: remove them first")
 
 # %% ../nbs/lib/60_activations.ipynb #1a1eb888
 def _is_call(node: fx.Node, modules: dict[str, nn.Module], kind: type) -> bool:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .errors import InputError
 from .fullgrad import class_of
-from .gates import Gated, gates_of
+from .gates import Gated, as_written, gates_of
 
 # %% ../nbs/lib/36_diagnostics.ipynb #cf3128b6
 def log_rms(
@@ -46,7 +46,8 @@ def in_training(model: nn.Module):
     modes = [(module, module.training) for module in model.modules()]
     kept = {name: value.clone() for name, value in model.named_buffers()}
     try:
-        yield model.train()
+        with as_written():
+            yield model.train()
     finally:
         for module, mode in modes:
             module.training = mode
@@ -60,6 +61,7 @@ def blocks_of(model: nn.Module) -> dict[str, Gated]:
     return {name: gated for name, gated in found.items() if not any(name.startswith(f"{other}.") for other in found)}
 
 # %% ../nbs/lib/36_diagnostics.ipynb #890420f5
+@torch.inference_mode(False)
 def signals(
     model: nn.Module,  # left as it was found
     x: Tensor,  # a batch that the net takes, [N, C, H, W]

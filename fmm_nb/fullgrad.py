@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from .errors import InputError, unknown
 from .gates import evaluation, frozen_gates
-from .sensitivity import as_logits, float_images, logits_of
+from .sensitivity import as_logits, float_images, logits_of, right_gradients
 
 # %% ../nbs/lib/19_fullgrad.ipynb #0f4bf2c1
 @dataclass
@@ -236,19 +236,20 @@ def _together(parts: list[Terms]) -> Terms:
     return Terms(*map(joined, ("output", "input", "bias", "gate", "residual")), terms, joined("target"))
 
 # %% ../nbs/lib/19_fullgrad.ipynb #4c2580bb
+@torch.inference_mode(False)
 def decomposed(model: nn.Module, x: Tensor, target: Tensor | int | None, gate: str) -> tuple[Tensor, Tensor, Tensor, list[Call]]:
     "Outputs [N], classes [N], the gradient of the image, and the calls that the output depends on, with their gradients."
     if gate not in GATES:
         raise unknown("gate", gate, GATES)
     for name, module in model.named_modules():
-        if isinstance(module, WRAPPED) or "_orig_mod" in module._modules:  # the second: torch.compile
+        if isinstance(module, WRAPPED):
             raise _closed(name or type(module).__name__)
     weights = dict(model.named_parameters(remove_duplicate=False))
     constants = {id(value): value.detach() for value in weights.values()}  # one a weight: what is tied stays tied
     fixed = {name: constants[id(value)] for name, value in weights.items()}
     image = float_images(x).detach().clone().requires_grad_()
     with evaluation(model), torch.enable_grad(), _places(model) as place, frozen_gates(model) if gate == "detached" else nullcontext():
-        with sdpa_kernel(SDPBackend.MATH), _Calls(place, gate == "half") as recorder:  # the fused kernels have no forward mode
+        with sdpa_kernel(SDPBackend.MATH), right_gradients(image), _Calls(place, gate == "half") as recorder:  # the fused kernels have no forward mode
             logits = as_logits(functional_call(model, fixed, (image.clone(),)), model, image)
         for function in _own_derivatives(logits):
             raise _closed(function)
@@ -295,6 +296,7 @@ def one_an_image(target: Tensor | int, count: int) -> Tensor:
         raise InputError(f"target must be a class, or one an image, got {target!r}") from error
     if target.numel() not in (1, count):
         raise InputError(f"target must be one class, or one an image, [{count}], got {list(target.shape)}")
+    target = target.clone() if target.is_inference() else target  # such a tensor cannot be kept for a backward pass
     return target.flatten().expand(count)
 
 

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['COMBINE', 'SQUASH', 'UNITS', 'normalised_product', 'Gated', 'ReLUGate', 'SwishGate', 'SineGate', 'SEGate', 'ATACGate',
            'means_around', 'ConstantGate', 'StaticGate', 'RandomGate', 'ShuffledGate', 'all_units', 'unit', 'gates_of',
-           'evaluation', 'rewired', 'read_gates', 'frozen_gates', 'replace_gate']
+           'as_written', 'evaluation', 'rewired', 'read_gates', 'frozen_gates', 'replace_gate']
 
 # %% ../nbs/lib/10_gates.ipynb #6bf6d5af
 import operator
+import sys
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 
@@ -266,11 +268,23 @@ def gates_of(model: nn.Module) -> dict[str, Gated]:
 
 # %% ../nbs/lib/10_gates.ipynb #4bd6f350
 @contextmanager
+def as_written():
+    "Within the block, what `torch.compile` made runs as it was written."
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")  # it does no harm
+        yield
+
+
+@contextmanager
 def evaluation(model: nn.Module):
-    "Within the block a net is in evaluation mode; afterwards every module of it is in the mode that it was in."
+    "Within the block a net is in evaluation mode, and as it was written; afterwards every module of it is in the mode that it was in."
     modes = [(module, module.training) for module in model.modules()]
     try:
-        yield model.eval()
+        with as_written():
+            yield model.eval()
     finally:
         for module, mode in modes:  # parents come first
             if type(module).train is not nn.Module.train:  # it may do more than note its mode

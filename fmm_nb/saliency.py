@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .batches import draw_all
 from .errors import InputError, unknown, whole_number
 from .fullgrad import class_of, classes, decomposed, fullgrad_terms, one_an_image, one_by_one
-from .gates import Gated, evaluation, frozen_gates, gates_of, normalised_product, read_gates
+from .gates import Gated, as_written, evaluation, frozen_gates, gates_of, normalised_product, read_gates
 from .sensitivity import MEMORY, fitting_size, float_images, kept_bytes, logits_of
 
 _all_ = ["fullgrad_terms"]
@@ -61,8 +61,9 @@ def in_parts(
     target: Tensor | int | None = None,  # classes [N], one class, or None
 ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
     "The place of the first image, the images and their classes, of each part that a backward pass has room for."
+    x = float_images(x)
     with evaluation(model), torch.enable_grad():
-        fitting = MEMORY // (3 * kept_bytes(model, float_images(x)[:1]))  # activations, biases and gradients
+        fitting = MEMORY // (3 * kept_bytes(model, x[:1]))  # activations, biases and gradients
     size = max(1, min(fitting_size(None, x), fitting))
     target = None if target is None else one_an_image(target, len(x))
     for start in range(0, len(x), size):
@@ -83,6 +84,7 @@ class FullGrad:
             raise unknown("postprocess", postprocess, POSTPROCESSING)
         self.model, self.spread, self.gate = model, POSTPROCESSING[postprocess], gate
 
+    @torch.inference_mode(False)
     def attribute(
         self,
         x: Tensor,  # [N, C, H, W]
@@ -121,6 +123,7 @@ class SmoothFullGrad(FullGrad):
         "The maps of some images."
         return self.with_error(x, target, samples, noise, seed)[0]
 
+    @torch.inference_mode(False)
     def with_error(self, x: Tensor, target: Tensor | int | None = None, samples: int = 25, noise: float = 0.15, seed: int = 0) -> tuple[Tensor, Tensor]:
         "Maps [N, 1, H, W], and the Monte Carlo error of each, [N]: the standard error as a share of the map's norm."
         whole_number("samples", samples, least=2)
@@ -197,6 +200,7 @@ def _all_run(gates: dict[str, Gated], seen: dict) -> None:
             raise InputError(f"gate {name} is not used in a forward pass in evaluation mode: take it out of the net")
 
 # %% ../nbs/lib/20_saliency.ipynb #d8d456dd
+@torch.inference_mode(False)
 def channel_importance(
     model: nn.Module,  # read in evaluation mode
     x: Tensor,  # [N, C, H, W]
@@ -321,6 +325,7 @@ def channels_removed(
     for name in removed.keys() - gates.keys():
         raise unknown("gate", name, gates)
     with ExitStack() as hooks:
+        hooks.enter_context(as_written())
         for name, mask in removed.items():
             hooks.enter_context(gates[name].register_forward_pre_hook(drop(mask), with_kwargs=True))
         yield model

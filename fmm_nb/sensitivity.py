@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['WIDER', 'INPUT_SCALES', 'MEMORY', 'MATRICES', 'OUTPUTS', 'READINGS', 'DEFINITIONS', 'float_images', 'in_batches',
-           'fitting_size', 'logits_of', 'as_logits', 'input_unit', 'kept_bytes', 'jacobian_gram', 'jacobian_norms',
-           'jacobian_norm', 'Moments', 'output_sensitivities', 'output_sensitivity', 'jacobian_sensitivities']
+           'fitting_size', 'right_gradients', 'logits_of', 'as_logits', 'input_unit', 'kept_bytes', 'jacobian_gram',
+           'jacobian_norms', 'jacobian_norm', 'Moments', 'output_sensitivities', 'output_sensitivity',
+           'jacobian_sensitivities']
 
 # %% ../nbs/lib/22_sensitivity.ipynb #9fa3bbb4
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import parent_process
 from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from .batches import draw_all, stream
@@ -29,7 +32,7 @@ def float_images(
     if not (isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point() and x.numel()):
         given = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"images must be a float tensor [N, C, H, W], got {given}: scale bytes with fmm_nb.batches.normalised")
-    return x
+    return x.clone() if x.is_inference() else x  # such a tensor cannot be asked for its gradient
 
 
 def in_batches(total: int, batch_size: int, label: str) -> Iterator[slice]:
@@ -54,11 +57,29 @@ def fitting_size(
     return usual if x.device.type == "cpu" else usual * WIDER
 
 # %% ../nbs/lib/22_sensitivity.ipynb #c1a40110
+class _Rows(TorchFunctionMode):
+    "Normalisations take maps, and gradients, that lie channel by channel."
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") not in ("batch_norm", "instance_norm"):
+            return function(*args, **(kwargs or {}))
+        output = function(args[0].contiguous(), *args[1:], **(kwargs or {}))
+        if output.requires_grad:
+            output.register_hook(Tensor.contiguous)
+        return output
+
+
+def right_gradients(x: Tensor) -> AbstractContextManager:
+    "A net that is given the images `x` within the block has the derivatives that torch promises."
+    return _Rows() if len(x) == 1 else nullcontext()
+
+# %% ../nbs/lib/22_sensitivity.ipynb #0b3b4b0e
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
     "What a net says about a batch; raises `InputError` unless that is a row an image, and for a BatchNorm without running statistics."
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in model.modules()):
         raise InputError("a BatchNorm without running statistics lets an image depend on those beside it: give it running statistics")
-    return as_logits(model(x.clone()), model, x)  # a net may write over its input
+    with right_gradients(x):
+        return as_logits(model(x.clone()), model, x)  # a net may write over its input
 
 
 def as_logits(logits, model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
@@ -120,6 +141,7 @@ def kept_bytes(
     return activations + 2 * logits.shape[1] * image.numel() * torch.float64.itemsize
 
 # %% ../nbs/lib/22_sensitivity.ipynb #dfbc64e5
+@torch.inference_mode(False)
 def jacobian_gram(
     model: nn.Module,  # read in evaluation mode
     x: Tensor,  # [N, C, H, W]

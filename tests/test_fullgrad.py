@@ -169,7 +169,6 @@ class Square(torch.autograd.Function):
         (lambda: Through(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.SiLU()))), "step has no forward-mode derivative"),
         (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(676, 10))), "has no forward-mode derivative"),
         (lambda: nn.DataParallel(ToyNet()), "DataParallel has no forward-mode derivative"),
-        (lambda: torch.compile(ToyNet(), backend="eager"), "OptimizedModule has no forward-mode derivative"),
         (lambda: Cells(), "take nn.LSTM"),
         (lambda: Through(nn.BatchNorm2d(1, track_running_stats=False)), "give it running statistics"),
         (lambda: Through(lambda x: F.grid_sample(x, torch.zeros(len(x), 5, 5, 2, dtype=x.dtype), align_corners=False)), "grid_sample has no forward-mode derivative"),
