@@ -59,11 +59,11 @@ $(VENV)/.installed: settings.ini constraints.txt setup.py pyproject.toml
 	@$(PY) -m venv '$(VENV)'
 	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt uv || echo 'uv cannot be had'
 	@$(if $(LOCKED),$(PYTHON) -m pip install -q --require-hashes --no-deps -r requirements.lock)
-	@$(call install,run$(comma)dev$(comma)imagenet$(comma)cluster)
+	@$(call install,run$(comma)dev$(comma)kernel$(comma)imagenet$(comma)cluster)
 	@touch $@
 
 $(VENV)/.installed-lab: $(VENV)/.installed
-	@$(call install,run$(comma)dev$(comma)imagenet$(comma)cluster$(comma)lab)
+	@$(call install,run$(comma)dev$(comma)kernel$(comma)imagenet$(comma)cluster$(comma)lab)
 	@touch $@
 
 venv: $(VENV)/.installed

@@ -14,7 +14,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 

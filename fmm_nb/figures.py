@@ -197,7 +197,7 @@ def _beyond(
         if row.difference < left or row.difference > right:
             text = f"×{np.exp(row.difference):.2g}" if ratio else f"{row.difference:+.1f}".replace("-", "−")
             end, shift, align = (row.high, 5, "left") if row.difference < left else (row.low, -5, "right")
-            ax.annotate(text, (np.clip(end, left, right), row.height), (shift, 0), textcoords="offset points", ha=align, va="center", color=row.colour)
+            ax.annotate(text, (np.clip(end, left, right), row.height), (shift, 0), textcoords="offset points", ha=align, va="center")
 
 # %% ../nbs/lib/29_figures.ipynb #f232764e
 BESIDE = ("o", "s", "d", "^", "v")  # markers of what stands side by side, where that is not arms

@@ -14,7 +14,7 @@ import time
 import warnings
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from .errors import InputError
@@ -86,7 +86,7 @@ def _all_fingerprints(files: tuple[tuple[str, int], ...]) -> frozenset[tuple[str
     return frozenset(pair for path, changed in files for pair in _fingerprints(path, changed))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fingerprints(path: str, changed: int) -> frozenset[tuple[str, str]]:
     "Those of a file."
     heading, *lines = Path(path).read_text(encoding="utf-8").splitlines() or [""]

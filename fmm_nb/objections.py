@@ -18,6 +18,7 @@ import pandas as pd
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .effects import equal_loss, variant
 from .figures import label
+from .files import data_folder
 from .findings import Findings, quantity
 from .judgement import CLAIMS, GAINS, Claim, judge, on_set
 from .readings import REVERSED, readings
@@ -246,12 +247,12 @@ def outdone(found: Findings) -> list[str]:  # each with its claim
     return told
 
 # %% ../nbs/lib/55_objections.ipynb #a1c0684e
-LOOKED_TWICE = ("A1", "A2", "A3", "A4", "A5", "A8", "A9")
+LOOKED_TWICE = pd.read_csv(data_folder() / "reported" / "second_looks.csv", index_col="id").scale.to_dict()
 
 
 def of_a_second_look(claims: pd.DataFrame) -> list[str]:  # ids
     "The claims that were looked at twice, are decided there, and would be undecided with α split between both looks."
-    seen = claims[claims.id.isin(LOOKED_TWICE) & (claims.scale == "cpu")]
+    seen = claims[claims.id.map(LOOKED_TWICE) == claims.scale]
     p = seen.support_adjusted.where(seen.verdict == "supported", seen.contradict_adjusted)
     return seen.id[seen.verdict.isin(["supported", "contradicted"]) & (p > ALPHA / 2)].tolist()
 

@@ -138,21 +138,27 @@ def _together(found: dict[str, list[str]]) -> list[str]:
     return told[:MOST] + [f"… and {len(told) - MOST} more like these; more digits find fewer"] * (len(told) > MOST)
 
 # %% ../nbs/lib/68_origins.ipynb #cd112d60
+def _read_at(number: str, scale: str, build: Path) -> list[str]:
+    "What reads a number at a scale, from cells down to rows."
+    folders = {name: folder / scale for name, folder in (("published", data_folder() / "results"), ("built", build)) if (folder / scale).exists()}
+    found = _together({name: printed(number, [folder]) for name, folder in folders.items()})
+    if number[0] != "×" and number[-1] != "%":
+        found += _together({name: in_answers(number, folder) + in_rows(number, folder) for name, folder in folders.items()})
+    return found
+
+
 def origin(
     number: str,  # as printed, for example −9.10, ×1.38 or 64%
     scale: str,
     build: Path | None = None,
 ) -> list[str]:  # lines for people
-    "Where a number is printed and what reads it, from cells down to rows; `InputError` if nothing does."
-    places = {"published": data_folder() / "results" / scale, "built": (build or build_folder()) / scale}
-    folders = {name: folder for name, folder in places.items() if folder.exists()}
-    found = _together({name: printed(number, [folder]) for name, folder in folders.items()})
-    if number[0] != "×" and number[-1] != "%":
-        found += _together({name: in_answers(number, folder) + in_rows(number, folder) for name, folder in folders.items()})
-        found += _together({"": in_reported(number)})
+    "Where a number is printed and what reads it, at a scale and in the sources; `InputError` if nothing does."
+    at = {name: _read_at(number, name, build or build_folder()) for name in SCALES}
+    found = at.pop(scale) + _together({"": in_reported(number)})
+    others = " or ".join(name for name, lines in at.items() if lines)
     if not found:
-        raise InputError(f"no page, no answer and no row at scale {scale} reads {number}; try another scale, or fewer digits")
-    return found
+        raise InputError(f"no page, no answer and no row at scale {scale} reads {number}; " + (f"--scale {others} finds it" if others else "nor at another scale, try fewer digits"))
+    return [f"{number} at scale {scale}; " + (f"--scale {others} finds more" if others else "no other scale has it"), *found]
 
 # %% ../nbs/lib/68_origins.ipynb #d9332929
 def makers(scale: str, build: Path) -> dict[str, Page]:
@@ -229,7 +235,7 @@ def _rows_of(key: str, folders: list[Path]) -> Iterator[tuple[Path, dict]]:
 def _row(key: str, scale: str, found: tuple[Path, dict] | None) -> list[str]:
     "The row of a key that no planned net has; `InputError` where there is none either."
     if found is None:
-        raise InputError(f"no page at scale {scale} has a net or row {key}; try another scale")
+        raise InputError(f"no page at scale {scale} has a net or row {key}; try --scale {' or '.join(name for name in SCALES if name != scale)}")
     path, row = found
     page = next(name for name in EXPERIMENTS if name.split("_")[0] == path.stem.split("_")[0])
     values = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("key", "measure_version") and value and len(value) < 40)

@@ -8,6 +8,7 @@ __all__ = ['NOT_INPUTS', 'Page', 'measured', 'missing_nets', 'inputs', 'made', '
 
 # %% ../nbs/lib/61_pages.ipynb #3a839f05
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -167,13 +168,19 @@ def why(
     "What would be done for a page, and what changed: field, old → new."
     build = build or build_folder()
     page = Page(name if name == "paper" else experiment_of(name), scale_of(scale) and scale, build)
-    lines, store = [], Store(build / "store")
-    for spec in missing_nets(page.name, scale, build) if page.name != "paper" else []:
-        reasons = "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec))
-        lines.append(f"train {spec.model} on {spec.data}, seed {spec.seed}: {reasons}")
+    lines = _to_train(missing_nets(page.name, scale, build), Store(build / "store")) if page.name != "paper" else []
     if state(page) == "missing":
         return lines + [f"execute {page.name}: it was not executed at scale {scale}"]
     return lines + [f"execute {page.name}: {what}: {old or 'not there'} → {new or 'not there'}" for what, old, new in changes(page)]
+
+
+def _to_train(missing: list[Spec], store: Store) -> list[str]:
+    "A line for the nets of an arm that are missing for the same reason."
+    seeds = defaultdict(list)
+    for spec in missing:
+        reasons = "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec) if field != "seed")
+        seeds[spec.model, spec.data, reasons or "only other seeds are there"].append(spec.seed)
+    return [f"train {model} on {data}, seed{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {reasons}" for (model, data, reasons), of in seeds.items()]
 
 # %% ../nbs/lib/61_pages.ipynb #e83169ea
 def possible(name: str, scale: str) -> bool:

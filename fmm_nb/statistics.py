@@ -126,7 +126,9 @@ def effect(
     confidence: float = 0.95,
     extra: tuple[float, float] | None = None,  # variance of the test images and its degrees of freedom, see `image_variance`
 ) -> Effect:
-    "The difference of two arms with its t-interval (Welch, or paired); raises `InputError` where there are too few seeds."
+    """The difference of two arms with its t-interval (Welch, or paired); raises `InputError` where there are too few seeds.
+
+    Interval and p hold for runs that scatter normally; where one arm is skewed to the left and the other to the right, they err about twice as often."""
     a, b = sample(a, "a"), sample(b, "b")
     if paired and len(a) != len(b):
         raise InputError(f"paired arms need as many seeds each, got {len(a)} and {len(b)}")
@@ -140,7 +142,7 @@ def equivalent(
     margin: float,  # in their units, fixed before the result
     paired: bool = False,
 ) -> float:
-    "p of two one-sided tests: small where the arms differ by less than `margin`; raises `InputError` for a margin that is not positive."
+    "p of two one-sided tests: small where the arms differ by less than `margin`, for runs as in `effect`; raises `InputError` for a margin that is not positive."
     if not margin > 0:
         raise InputError(f"an equivalence needs a positive margin, got {margin!r}")
     return effect(a, b, paired).p_within(margin)

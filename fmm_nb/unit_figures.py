@@ -46,7 +46,7 @@ def reach(
 
 # %% ../nbs/lib/46_unit_figures.ipynb #e41763bd
 def name_ends(ax: Axes) -> None:
-    "Name each line of `interval_line` at its right end, in its colour; apart, where lines end close together."
+    "Name each line of `interval_line` at its right end, behind its marker; apart, where lines end close together."
     low, high = ax.get_ylim()
     lines = sorted(ax.containers, key=lambda drawn: drawn[0].get_ydata()[-1])
     places, gap = [], (high - low) * 0.08
@@ -54,7 +54,9 @@ def name_ends(ax: Axes) -> None:
         places.append(max([drawn[0].get_ydata()[-1], *(place + gap for place in places[-1:])]))
     over = max(0, places[-1] - high)
     for drawn, place in zip(lines, places):
-        ax.annotate(drawn.get_label(), (1.02, place - over), xycoords=ax.get_yaxis_transform(), va="center", color=drawn[0].get_color())
+        look = {name: getattr(drawn[0], f"get_{name}")() for name in ("color", "marker", "markerfacecolor", "markersize")}
+        ax.plot(1.03, place - over, lw=0, transform=ax.get_yaxis_transform(), clip_on=False, **look)
+        ax.annotate(drawn.get_label(), (1.05, place - over), xycoords=ax.get_yaxis_transform(), va="center")
 
 # %% ../nbs/lib/46_unit_figures.ipynb #f7e27f42
 def share_seen(

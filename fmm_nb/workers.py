@@ -8,7 +8,6 @@ __all__ = ['WORKER_ENVIRONMENT', 'BATCH_CORES', 'QUICK', 'PATIENCE', 'cores', 'f
            'cluster_pool', 'cluster_device']
 
 # %% ../nbs/lib/16_workers.ipynb #fa3fd40a
-import fcntl
 import io
 import math
 import multiprocessing
@@ -331,13 +330,17 @@ def _check_workers(client, folder: Path) -> None:
 
 def _sees_lock(path: str) -> bool:
     "Whether a file is there and another process has its lock."
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        with open(path, "rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if Path(path).is_file():
+            lock.acquire(blocking=False)
+    except Timeout:
         return True
     except OSError:
         return False
+    finally:
+        lock.release()
+    return False
     return False
 
 # %% ../nbs/lib/16_workers.ipynb #87d52fb0

@@ -1,7 +1,6 @@
 "Pages of the API, one a module, read from the source (nothing is imported): signatures, comments, docstrings."
 import ast
 import re
-from textwrap import dedent, indent
 
 COMMENT = re.compile(r"#\s?(.*)$")
 LONGEST = 12  # lines of a constant's value that are shown

@@ -16,6 +16,7 @@ import pytest
 
 from fmm_nb import batch, cli, origins, pages
 from fmm_nb.cli import main
+from fmm_nb.errors import InputError
 from fmm_nb.files import build_folder, repository
 
 NAME = "03_multiplication"
@@ -246,15 +247,6 @@ def test_claims_are_judged_again_when_a_row_changed(tmp_path, monkeypatch):
     assert verdicts.verdicts("cpu", tmp_path) and judged == ["smoke", "smoke", "cpu"]
 
 
-def test_the_plan_keeps_within_its_shares():
-    from fmm_nb.budget import added, core_seconds
-    from fmm_nb.plan import EXPERIMENTS, SCALES
-
-    for scale in SCALES:
-        for name, experiment in EXPERIMENTS.items():
-            assert core_seconds(added(name, scale)) <= experiment.share.get(scale, float("inf"))
-
-
 def test_ctrl_c_is_one_line_and_no_search_for_garbage(capsys, monkeypatch):
     def stopped(args):
         raise KeyboardInterrupt
@@ -306,6 +298,17 @@ def test_a_number_that_is_published_and_built_is_told_once(tmp_path):
     assert told == origins.printed(number, [published.parents[1]])[: len(told)] != []
     built.write_text(json.dumps({"cells": [cells[0], {}, *cells[1:]]}))  # told one cell later
     assert {one.rpartition(" (")[2] for one in origins.origin(number, "cpu", tmp_path) if one.startswith("page paper, ")} == {"published)", "built)"}
+
+
+def test_a_number_says_at_which_scale_it_was_sought_and_which_others_have_it(tmp_path):
+    cell = json.loads((repository() / "data" / "results" / "cpu" / "notebooks" / "paper.ipynb").read_text())["cells"][0]
+    for scale in ("smoke", "cpu"):
+        page = tmp_path / scale / "notebooks" / "paper.ipynb"
+        page.parent.mkdir(parents=True)
+        page.write_text(json.dumps({"cells": [cell | {"outputs": [{"text": "7654.321"}]}]}))
+    assert origins.origin("7654.321", "smoke", tmp_path)[0] == "7654.321 at scale smoke; --scale cpu finds more"
+    with pytest.raises(InputError, match=r"at scale paper reads 7654\.321; --scale smoke or cpu finds it"):
+        origins.origin("7654.321", "paper", tmp_path)
 
 
 def test_a_number_that_stands_everywhere_is_told_in_part(tmp_path):

@@ -1,5 +1,4 @@
 """`fmm run` killed in the middle, here and on a real Dask cluster in processes of its own: the table is the same, byte for byte."""
-import json
 import os
 import signal
 import socket

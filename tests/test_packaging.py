@@ -98,12 +98,12 @@ def test_metadata(metadata):
 
 
 def test_extras(metadata):
-    assert {"run", "lab", "dev", "cluster", "imagenet", "all"} == set(metadata.get_all("Provides-Extra"))
+    assert {"run", "lab", "dev", "cluster", "imagenet", "kernel", "all"} == set(metadata.get_all("Provides-Extra"))
     required = metadata.get_all("Requires-Dist")
     plain = {re.match(r"[\w.-]+", r)[0].lower() for r in required if "extra ==" not in r}
     assert {"torch", "numpy", "pandas"} <= plain
     assert not plain & {"papermill", "nbdev", "sphinx", "jupyterlab", "pytest", "dask", "fastcore"}
-    for package, extra in {"papermill": "run", "nbdev": "run", "myst-nb": "run", "jupyterlab": "lab", "pytest": "dev", "dask": "cluster", "accelerate": "imagenet"}.items():
+    for package, extra in {"papermill": "run", "nbdev": "run", "myst-nb": "run", "jupyterlab": "lab", "pytest": "dev", "dask": "cluster", "accelerate": "imagenet", "triton": "kernel"}.items():
         assert [r for r in required if re.match(rf"{package}\b", r) and f'extra == "{extra}"' in r], f"{package} is not in extra {extra}"
 
 
@@ -214,3 +214,17 @@ def test_names_that_others_use_stay_where_they_are(place):
     there = getattr(there, kind) if kind else there
     fields = getattr(there, "__dataclass_fields__", {})
     assert [name for name in CONTRACT[place].split() if not hasattr(there, name) and name not in fields] == []
+
+
+def test_the_library_imports_where_only_other_systems_have_a_module():
+    # Windows has none of these, and engineers who take the library alone use it too
+    script = """
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
+import fmm_nb
+for module in pkgutil.iter_modules(fmm_nb.__path__):
+    if module.name != "first_layer":  # needs Triton
+        importlib.import_module(f"fmm_nb.{module.name}")
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ KINDS = CONTRASTS | {"conjunction", "exact", "weak", "some", "untestable"}
 DATA = {"mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_coarse", "stl10", "tiny_imagenet", "imagenet"}
 M_PAGES = "01_random_curves 02_importance 03_multiplication 04_landscapes 05_sensitivity 06_mixup 07_fmmnet 08_depth 16_bridge".split()
 A_PAGES = "11_locality 12_microstructure 13_full_attention 14_units 15_imagenet_cost".split()
-OWN = {"README.md", "CHANGES.md", "claims.csv", "MEASURES.csv", "contradictions.csv", "sentences.csv"}
+OWN = {"README.md", "CHANGES.md", "claims.csv", "MEASURES.csv", "contradictions.csv", "sentences.csv", "second_looks.csv"}
 NET = re.compile(r"(cnn|am)(_mixup)?|am_norl|am_nomtp|resnet|fmmnet|(se_|aa_|fa_|ge_|atac_)?resnet50|(senet|genet_theta)_b\d|resnet_b(\d|<b>)_([a-z_]+|<unit>)")
 NUMBER = r"-?\d+(?:\.\d+)?"
 
@@ -382,3 +382,10 @@ def test_the_record_names_what_exists():
     listed = re.findall(r"`([\w.]+)`", (FOLDER / "README.md").read_text(encoding="utf-8").split("## Numbers")[0])
     mentioned = {name for name in listed if "." in name} | {"table2.csv", "table3.csv", "atac_table3.csv"}
     assert mentioned | {"README.md"} == {path.name for path in FOLDER.iterdir()}
+
+
+def test_a_second_look_is_in_the_record_of_its_day():
+    days = dict(re.findall(r"^## (\S+)$(.*?)(?=^## |\Z)", (FOLDER / "CHANGES.md").read_text(encoding="utf-8"), re.M | re.S))
+    for row in read("second_looks"):
+        assert CLAIMS[row["id"]]["experiment"] in A_PAGES and row["scale"] in ("cpu", "paper") and row["what"]
+        assert "second look" in days[row["declared"]]

@@ -153,7 +153,7 @@ def draw(table):
             speeds, base = runs.get_group(contender), runs.get_group("plain loop").median()
             ax.barh(line, speeds.median(), color=colour, alpha=0.3, height=0.6)
             ax.plot(speeds, [line] * len(speeds), marker, color=colour, ms=3, mew=0)
-            ax.annotate(f"{speeds.median() / base:.1f}×", (speeds.max(), line), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7)
+            ax.annotate(f"{speeds.median() / base:.1f}×", (speeds.max(), line), xytext=(4, 0), textcoords="offset points", va="center")
         ax.set_title(figures.label(name), loc="left")
         ax.set_yticks(range(len(CONTENDERS)), CONTENDERS)
         ax.yaxis.set_inverted(True)

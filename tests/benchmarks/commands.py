@@ -67,7 +67,7 @@ def draw(table):
         times = table.seconds[table.command == name]
         ax.plot(times, [line] * len(times), "o", color=colour, ms=3, mew=0, alpha=0.5)
         ax.plot(times.median(), line, "|", color=colour, ms=10)
-        ax.annotate(f"{times.median():.2f}", (times.max(), line), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
+        ax.annotate(f"{times.median():.2f}", (times.max(), line), xytext=(6, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel(f"seconds, with {NETS:,} nets and {ROWS:,} rows")
     ax.margins(x=0.12, y=0.15)

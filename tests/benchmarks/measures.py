@@ -137,11 +137,11 @@ def draw(table):
         ratios = (table.theirs / table.ours)[table.measure == name]
         ax.plot(ratios, [line] * len(ratios), "o", color=colour, ms=3, mew=0, alpha=0.5)
         ax.plot(ratios.median(), line, "|", color=colour, ms=10)
-        ax.annotate(f"{ratios.median():.1f}×", (ratios.max(), line), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7)
+        ax.annotate(f"{ratios.median():.1f}×", (ratios.max(), line), xytext=(6, 0), textcoords="offset points", va="center")
     ax.axvline(1, color=figures.INK, lw=0.6)
     ax.set(xscale="log", xlabel="times as fast as the other way, or share of the floor")
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    ax.set_yticks(range(len(names)), [textwrap.fill(name, 48) for name in names], fontsize=7)
+    ax.set_yticks(range(len(names)), [textwrap.fill(name, 48) for name in names])
     ax.yaxis.set_inverted(True)
     ax.margins(x=0.12)
     return figure
