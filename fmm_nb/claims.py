@@ -16,7 +16,7 @@ import pandas as pd
 from .comparisons import ARM, arm_rows, expanded
 from .errors import unknown
 from .judgement import CLAIMS, GAINS, Claim, adjusted, judge
-from .plan import EXPERIMENTS, SCALES, sizes_of
+from .plan import SCALES, sizes_of
 from .planned_rows import planned, tables_of
 from .rules import Evidence
 from .sources import set_name, whole_set
@@ -123,8 +123,6 @@ def _note(claim: Claim, found: Evidence | None) -> str:
         return found.note
     if claim.kind == "untestable" or claim.data == ("imagenet",):  # which no run of ours can reach
         return claim.protocol
-    if claim.experiment not in EXPERIMENTS:
-        return f"no run: {claim.experiment} does not exist yet"
     sets = ", ".join(map(set_name, claim.data)) or "nothing"
     return f"{sets}: no complete run of {claim.experiment}, or a run without a value; it takes {_would_take(claim)}"
 
