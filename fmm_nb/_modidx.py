@@ -264,6 +264,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                  'fmm_nb.explorer.explorer': ('lib/explorer.html#explorer', 'fmm_nb/explorer.py'),
                                  'fmm_nb.explorer.picture': ('lib/explorer.html#picture', 'fmm_nb/explorer.py')},
             'fmm_nb.figures': { 'fmm_nb.figures._above': ('lib/figures.html#_above', 'fmm_nb/figures.py'),
+                                'fmm_nb.figures._arm_line': ('lib/figures.html#_arm_line', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures._beyond': ('lib/figures.html#_beyond', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures._limit': ('lib/figures.html#_limit', 'fmm_nb/figures.py'),
                                 'fmm_nb.figures.arm_differences': ('lib/figures.html#arm_differences', 'fmm_nb/figures.py'),

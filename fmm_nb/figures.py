@@ -142,6 +142,14 @@ def differences(
     return pd.DataFrame([{"model": arm, **vars(e), "n": len(arms[arm])} for arm, e in found.items()])
 
 # %% ../nbs/lib/29_figures.ipynb #f90e60d2
+def _arm_line(ax: Axes, line: int, row, seeds: pd.Series) -> None:
+    "The interval of an arm, its mean, and its seeds below."
+    _, colour, marker = ARMS[row.model]
+    ax.plot([row.low, row.high], [line, line], color=colour, lw=2, solid_capstyle="butt")
+    ax.plot(row.difference, line, "|", color=colour, ms=11, mew=2)
+    ax.plot(seeds, np.full(len(seeds), line + 0.22), marker, color=colour, ms=3, alpha=0.8, mew=0)
+
+# %% ../nbs/lib/29_figures.ipynb #a3697209
 def arm_differences(
     frame: pd.DataFrame,  # one image set: columns model, seed and `value`
     value: str,
@@ -152,25 +160,22 @@ def arm_differences(
 ) -> Axes:
     "Draw each arm's seeds, mean and interval as differences from the reference's mean, beside what was reported."
     ax = ax or plt.gca()
-    table, centre = differences(frame, value, reference), frame[frame.model == reference][value].mean()
+    table, plain = differences(frame, value, reference), frame[frame.model == reference][value]
     lines = [arm for arm in ARMS if arm in (lines or list(table.model)) and arm != reference]
-    _, low, high = mean_interval(frame[frame.model == reference][value])
-    ax.axvspan(low - centre, high - centre, color=INK, alpha=0.15, lw=0)
+    _, low, high = mean_interval(plain)
+    ax.axvspan(low - plain.mean(), high - plain.mean(), color=INK, alpha=0.15, lw=0)
     ax.axvline(0, color=INK, lw=0.8)
     told = {arm: value - reported[reference] for arm, value in (reported or {}).items() if reference in reported and arm in lines}
+    seeds = {arm: frame[frame.model == arm][value] - plain.mean() for arm in table.model}
     table.index = [lines.index(arm) for arm in table.model]
     for line, row in zip(table.index, table.itertuples()):
-        _, colour, marker = ARMS[row.model]
-        seeds = frame[frame.model == row.model][value] - centre
-        ax.plot([row.low, row.high], [line, line], color=colour, lw=2, solid_capstyle="butt")
-        ax.plot(row.difference, line, "|", color=colour, ms=11, mew=2)
-        ax.plot(seeds, np.full(len(seeds), line + 0.22), marker, color=colour, ms=3, alpha=0.8, mew=0)
+        _arm_line(ax, line, row, seeds[row.model])
         if row.model in told:
             ax.plot(told[row.model], line - 0.22, "d", mfc="none", mec=INK, ms=5)
     ax.set_yticks(range(len(lines)), map(label, lines))
     ax.yaxis.set_inverted(True)
-    seeds = frame.groupby("model")[value].agg(["min", "max"]).loc[table.model].to_numpy() - centre
-    _limit(ax, table.assign(low=np.minimum(table.low, seeds[:, 0]), high=np.maximum(table.high, seeds[:, 1])))
+    ends = np.array([(seeds[arm].min(), seeds[arm].max()) for arm in table.model]).reshape(-1, 2)
+    _limit(ax, table.assign(low=np.minimum(table.low, ends[:, 0]), high=np.maximum(table.high, ends[:, 1])))
     low, high = ax.get_xlim()
     ax.set_xlim(min([low, *(1.2 * value for value in told.values())]), max([high, *(1.2 * value for value in told.values())]))
     _beyond(ax, table.assign(height=table.index, colour=table.model.map(colour_of)))
@@ -231,8 +236,8 @@ def effect_lines(
     return ax
 
 # %% ../nbs/lib/29_figures.ipynb #5cd96b1e
-TICKS = [([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], 1), ([1, 1.5, 2, 3, 5, 7], 1), ([1, 2, 5], 1), ([1, 3], 1)]  # steps in a decade, and which decades have them: all
-TICKS += [([1], every) for every in (1, 2, 5, 10, 20, 50, 100)]
+TICKS = [([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], 1), ([1, 1.5, 2, 3, 5, 7], 1), ([1, 2, 5], 1), ([1, 3], 1)]  # steps, in every decade
+TICKS += [([1], every) for every in (1, 2, 5, 10, 20, 50, 100)]  # or one in so many decades
 
 
 def round_ticks(low: float, high: float) -> list[np.ndarray]:
