@@ -102,7 +102,7 @@ def answers_in_brief(
 
 # %% ../nbs/lib/54_article.ipynb #34fdb677
 WORDS = (
-    "The *plain net* has three convolutions and a linear layer; *attention* multiplies each of its feature maps by a weight that is computed from all maps (squeeze-and-excitation). "
+    "The *plain net*, in figures the *vanilla CNN*, has three convolutions and a linear layer; *attention* multiplies each of its feature maps by a weight that is computed from all maps (squeeze-and-excitation). "
     "*Logits* are a net's outputs before they become probabilities. The *Jacobian* says how much they move when the image changes a little; "
     "the *landscape* is how they change on the way from one image to another. *Mixup* trains on blends of two images. "
     "A *global gate* sees the whole map, the gate of an ATAC unit a single place of it."

@@ -55,9 +55,14 @@ def curve(
     question: Question,
 ) -> pd.DataFrame:  # choice, difference, low, high, by_seed [S]
     "The effect under each choice, sorted."
-    found = {name: answer for name, rows in choices.items() if (answer := answered(rows, question))}
-    table = [{"choice": name, "difference": e.difference, "low": e.low, "high": e.high, "by_seed": by_seed} for name, (e, by_seed) in found.items()]
-    return pd.DataFrame(table, columns=["choice", "difference", "low", "high", "by_seed"]).sort_values("difference", kind="stable", ignore_index=True)
+    lines = []
+    for name, rows in choices.items():
+        answer = answered(rows, question)
+        if answer:
+            found, by_seed = answer
+            lines.append((name, found.difference, found.low, found.high, by_seed))
+    table = pd.DataFrame(lines, columns=["choice", "difference", "low", "high", "by_seed"])
+    return table.sort_values("difference", kind="stable", ignore_index=True)
 
 # %% ../nbs/lib/57_specification.ipynb #486be853
 MANY = 2**14  # exchanges; with more seeds than this takes, so many are drawn
@@ -89,8 +94,17 @@ def summary(
     row = table.set_index("choice").reindex([default]).iloc[0]
     side = np.sign(table.difference.median() if np.isnan(row.difference) else row.difference)
     apart = np.where(table.low > 0, 1, np.where(table.high < 0, -1, 0))
-    counts = {"choices": len(table), "same side": int((np.sign(table.difference) == side).sum()), "apart, same": int((apart * side > 0).sum()), "apart, other": int((apart * side < 0).sum())}
-    return {"default": row.difference, "low": row.low, "high": row.high} | counts | {"median": table.difference.median(), "p": sign_flip_p(np.stack(table.by_seed))}
+    return {
+        "default": row.difference,
+        "low": row.low,
+        "high": row.high,
+        "choices": len(table),
+        "same side": int((np.sign(table.difference) == side).sum()),
+        "apart, same": int((apart * side > 0).sum()),
+        "apart, other": int((apart * side < 0).sum()),
+        "median": table.difference.median(),
+        "p": sign_flip_p(np.stack(table.by_seed)),
+    }
 
 # %% ../nbs/lib/57_specification.ipynb #e2d72b02
 def draw(
