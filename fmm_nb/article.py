@@ -81,15 +81,18 @@ QUESTIONS = {
 
 def in_short(
     words: dict[str, str],  # by id, as `findings.word_of`
+    beside: dict[str, str] | None = None,  # what stands in brackets after a sentence, by id; None: nothing
 ) -> str:
-    "What held, what did not and what is open, a list each, without numbers."
-    words = {id: words[id] for ids in QUESTIONS.values() for id in ids}
+    "What held, what did not and what is open, a list each."
+    asked = [id for ids in QUESTIONS.values() for id in ids]
+    telling = lambda *wanted: [id for id in asked if words[id] in wanted]
     lists = {
-        "What held up": [worded(id, word) for id, word in words.items() if word == "supported"],
-        "What did not hold up": [worded(id, word) for id, word in words.items() if word in ("contradicted", "reversed", "smaller")],
-        "What stays open": [f"Whether {TOLD[id][2]}" for id, word in words.items() if word in ("undecided", "not tested")],
+        "What held up": {id: worded(id, words[id]) for id in telling("supported")},
+        "What did not hold up": {id: worded(id, words[id]) for id in telling("contradicted", "reversed", "smaller")},
+        "What stays open": {id: f"Whether {TOLD[id][2]}" for id in telling("undecided", "not tested")},
     }
-    return "\n\n".join("\n".join([f"**{title}:**\n", *(f"- {text}." for text in texts)]) for title, texts in lists.items() if texts)
+    rest = {id: f" ({beside[id]})" if beside else "" for id in asked}
+    return "\n\n".join("\n".join([f"**{title}:**\n", *(f"- {text}{rest[id]}." for id, text in texts.items())]) for title, texts in lists.items() if texts)
 
 
 def answers_in_brief(
