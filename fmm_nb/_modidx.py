@@ -30,6 +30,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                     'fmm_nb.activations._as_traced': ('lib/activations.html#_as_traced', 'fmm_nb/activations.py'),
                                     'fmm_nb.activations._channels': ('lib/activations.html#_channels', 'fmm_nb/activations.py'),
                                     'fmm_nb.activations._copied': ('lib/activations.html#_copied', 'fmm_nb/activations.py'),
+                                    'fmm_nb.activations._given': ('lib/activations.html#_given', 'fmm_nb/activations.py'),
                                     'fmm_nb.activations._is_call': ('lib/activations.html#_is_call', 'fmm_nb/activations.py'),
                                     'fmm_nb.activations._led_on': ('lib/activations.html#_led_on', 'fmm_nb/activations.py'),
                                     'fmm_nb.activations._made': ('lib/activations.html#_made', 'fmm_nb/activations.py'),

@@ -145,7 +145,7 @@ def test_a_net_is_read_off_at_the_parameters_of_the_atac_net_of_its_depth():
 
 def test_nets_with_options_or_without_a_depth_are_not_read_off():
     odd = pd.DataFrame([{"model": "wrn10", "data": "mnist", "seed": 0, "parameters": 150, ACCURACY: 1.0}, {"model": "resnet_b1_relu", "data": "mnist", "seed": 0, "parameters": 150, ACCURACY: 1.0, "context": 3}])
-    both = pd.concat([curve().assign(context=None), odd], ignore_index=True)
+    both = pd.concat([curve(), odd], ignore_index=True)
     found = at_parameters(both)
     assert found[AT_PARAMETERS].iloc[-2:].isna().all() and found[AT_PARAMETERS].iloc[:-2].equals(at_parameters(curve())[AT_PARAMETERS])
 
