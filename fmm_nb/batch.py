@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
@@ -72,12 +73,18 @@ def _papermill(page: Page, output: Path) -> str | None:
 PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": None}  # with a backend that is set kernels draw nothing
 
 
+def _begin() -> None:
+    "What a process that executes pages does first."
+    end_with_parent()
+    warnings.filterwarnings("ignore", ".* is not on this machine")  # who asked for pages was told
+
+
 def execute_all(pages: list[Page], workers: int) -> dict[Page, str]:
     "Execute pages in processes of their own; a line for each that failed."
     if not pages:
         return {}
     context, failures = multiprocessing.get_context("spawn"), {}
-    with environment(PAGE_ENVIRONMENT), batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent)) as pool:
+    with environment(PAGE_ENVIRONMENT), batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=_begin)) as pool:
         futures = {pool.submit(execute, page): page for page in pages}
         for future in as_completed(futures):
             page, error = futures[future], future.exception()
@@ -195,9 +202,12 @@ def publish(
     need_repository("fmm publish")
     wanted = [name if name == "paper" else experiment_of(name) for name in names] or [*EXPERIMENTS, "paper"]
     pages = [Page(name, scale_of(scale) and scale, build) for name in wanted]
-    late = [f"{page.name} is {state(page)}" for page in pages if state(page) != "done"]
+    states = {page.name: state(page) for page in pages}
+    late = {word: [name for name in states if states[name] == word] for word in set(states.values()) - {"done"}}
     if late:
-        raise InputError(f"not published: {', '.join(late)} at scale {scale}; run fmm paper --scale {scale} first")
+        told = "; ".join(f"{', '.join(names)} {'are' if names[1:] else 'is'} {word}" for word, names in sorted(late.items()))
+        command = "paper" if "paper" in sum(late.values(), []) else f"run {' '.join(name.split('_')[0] for names in late.values() for name in names)}"
+        raise InputError(f"not published: {told} at scale {scale}; run fmm {command} --scale {scale} first")
     for path in (path for page in pages for path in products(page)):
         target = results / scale / path.relative_to(build / scale)
         with written(target) as part:

@@ -127,12 +127,12 @@ def list_models(args) -> list[tuple]:
 
 def list_data(args) -> list[tuple]:
     "Image sets: found or missing."
-    from fmm_nb.sources import SOURCES, available
+    from fmm_nb.sources import SOURCES, available, told_root
 
     found = available()
     here = {name.split("[")[0]: name for name in found}
     rows = [(here.get(name, name), "found" if name in here else "missing", source.title) for name, source in SOURCES.items()]
-    return [("data", "state", "images"), *rows]
+    return [("data", "state", f"images (FMM_DATA is {told_root()})"), *rows]
 
 # %% ../nbs/lib/31_cli.ipynb #495a8b7f
 @command(
@@ -294,14 +294,14 @@ def doctor(args) -> int:
     import torch
 
     from fmm_nb.files import build_folder, cache_folder, repository
-    from fmm_nb.sources import available
+    from fmm_nb.sources import available, told_root
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     rows = [("fmm_nb", __version__), ("python", platform.python_version()), ("device", device), ("threads", torch.get_num_threads())]
     rows += [("cores", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())]
     rows += [(name, _version(metadata, name)) for name in ("torch", "torchvision", "numpy", "pandas", "papermill", "nbdev", "sphinx")]
     rows += [("repository", repository() or "none: installed from a wheel"), ("build", build_folder()), ("cache", cache_folder())]
-    rows += [("FMM_DATA", os.environ.get("FMM_DATA", "not set")), ("data found", ", ".join(available()))]
+    rows += [("FMM_DATA", told_root()), ("data found", ", ".join(available()))]
     print(table(rows))
     return 0
 

@@ -87,7 +87,7 @@ def opened(
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot unpack {archive}: {reason(error)}") from error
+        raise InputError(f"cannot unpack {archive}: {error.strerror or reason(error)}") from error
     except Exception as error:
         raise InputError(f"cannot unpack {archive}: it is damaged ({reason(error)}); get it again") from error
 

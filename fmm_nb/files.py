@@ -100,11 +100,12 @@ def sweep(
 def writable_folder(
     path: str | Path,  # made if it does not exist
 ) -> Path:
-    "The folder, after a file without a name was made there; raises `InputError` where that cannot be done."
+    "The folder, after a megabyte without a name was written there; raises `InputError` where that cannot be done."
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return Path(path)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(2**20))
+        return Path(path)
     except OSError as error:
         raise _unwritable(path, error) from error
 

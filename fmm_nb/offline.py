@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
@@ -39,12 +40,17 @@ def contents(
             found[str(path.relative_to(root))] = path
     for path in sorted(wheels.glob("*.whl")):
         found[f"wheels/{path.name}"] = path
+    return found | _images(scale, root)
+
+
+def _images(scale: str, root: Path) -> dict[str, Path]:
+    "The files of the image sets of a scale, as `contents`; a warning names those that are not on this machine."
     wanted = {data for name in EXPERIMENTS for sizes in [sizes_of(name, scale)] for data in (*sizes.datasets, *sizes.where_found)}
-    for data in (data for data in available() if data.split("[")[0] in wanted):
-        for path in find(data).files.values():
-            if not path.is_relative_to(root / "data"):
-                found[f"images/{path.relative_to(data_root())}"] = path
-    return found
+    here = {data.split("[")[0]: data for data in available()}
+    if lacking := sorted(wanted - here.keys()):
+        warnings.warn(f"not on this machine, so not in the bundle: {', '.join(lacking)}; fmm data get NAME fetches one", stacklevel=4)
+    files = [path for name in wanted & here.keys() for path in find(here[name]).files.values()]
+    return {f"images/{path.relative_to(data_root())}": path for path in sorted(files) if not path.is_relative_to(root / "data")}
 
 # %% ../nbs/lib/52_offline.ipynb #6d24ec1e
 class Parts:
@@ -121,7 +127,7 @@ def run_slice(
     need_repository("fmm slice")
     if not isinstance(minutes, Real) or not 0 < minutes < 10**6:
         raise InputError(f"minutes must be a number above 0, got {minutes!r}")
-    scale_of(scale), whole_number("workers", workers)
+    scale_of(scale), whole_number("workers", workers), writable_folder(build_folder() / scale)
     deadline, every = time.monotonic() + 60 * minutes, [experiment_of(name) for name in names or EXPERIMENTS]
     for together in [*([name] for name in every), every]:  # at last those that read what others have measured since
         words = ["run", *together, "--scale", scale, "--workers", str(workers)]

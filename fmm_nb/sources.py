@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IDX_FILES', 'MNIST', 'FASHION', 'KRIZHEVSKY', 'CIFAR10', 'CIFAR100', 'COARSE', 'STL10', 'TINY', 'MINI', 'SOURCES',
            'NAMES', 'PARTS', 'IMAGE_ENDINGS', 'Source', 'batch_numbers', 'batch_name', 'set_name', 'set_names',
-           'whole_set', 'parse', 'Found', 'data_root', 'missing', 'locate', 'needed', 'image_files', 'find_folders',
-           'find', 'available', 'reason', 'pieces', 'digest', 'altered', 'check']
+           'whole_set', 'parse', 'Found', 'data_root', 'told_root', 'missing', 'locate', 'needed', 'image_files',
+           'find_folders', 'find', 'available', 'reason', 'pieces', 'digest', 'altered', 'check']
 
 # %% ../nbs/lib/02_sources.ipynb #3b524fda
 import gzip
@@ -176,6 +176,12 @@ def data_root(
     "The folder that holds the official sets, or None where nobody named one."
     given = root if root is not None else os.environ.get("FMM_DATA")
     return Path(given).expanduser() if given else None
+
+
+def told_root() -> str:
+    "What `FMM_DATA` names, in words."
+    folder = data_root()
+    return "not set" if folder is None else str(folder) if folder.is_dir() else f"{folder}, which is no folder"
 
 # %% ../nbs/lib/02_sources.ipynb #6788f6bb
 def missing(

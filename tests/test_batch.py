@@ -247,6 +247,12 @@ def test_claims_are_judged_again_when_a_row_changed(tmp_path, monkeypatch):
     assert verdicts.verdicts("cpu", tmp_path) and judged == ["smoke", "smoke", "cpu"]
 
 
+def test_a_data_folder_that_is_none_is_told(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FMM_DATA", str(tmp_path / "none"))
+    assert (main(["doctor"]), main(["list", "data"])) == (0, 0)
+    assert capsys.readouterr().out.count(f"{tmp_path / 'none'}, which is no folder") == 2
+
+
 def test_ctrl_c_is_one_line_and_no_search_for_garbage(capsys, monkeypatch):
     def stopped(args):
         raise KeyboardInterrupt
