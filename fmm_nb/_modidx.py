@@ -66,6 +66,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                   'fmm_nb.agreement.permutation_p': ('lib/agreement.html#permutation_p', 'fmm_nb/agreement.py')},
             'fmm_nb.article': { 'fmm_nb.article.advice': ('lib/article.html#advice', 'fmm_nb/article.py'),
                                 'fmm_nb.article.answers_in_brief': ('lib/article.html#answers_in_brief', 'fmm_nb/article.py'),
+                                'fmm_nb.article.doubted': ('lib/article.html#doubted', 'fmm_nb/article.py'),
                                 'fmm_nb.article.in_short': ('lib/article.html#in_short', 'fmm_nb/article.py'),
                                 'fmm_nb.article.page_claims': ('lib/article.html#page_claims', 'fmm_nb/article.py'),
                                 'fmm_nb.article.say': ('lib/article.html#say', 'fmm_nb/article.py'),
