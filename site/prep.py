@@ -19,6 +19,7 @@ FIGURE = re.compile(r"\[(\w+)\]\((\S+)\.ipynb\), \[data\]\((\S+/figures/(\w+)\.c
 MOST_WORDS = 60  # of a figure's description
 LONG = 25  # lines of code that are folded on an experiment's page
 INTERVAL = re.compile(r"(\[[−+]?[\d.]+%?,) (?=[−+]?[\d.]+%?\])")
+HEADING = re.compile(r"[^<>]*(?=</th>)")  # of a table
 IN_THE_DARK = """<style>@media (prefers-color-scheme: dark) {
 [style*="fill: #ffffff"] { fill: #131416 !important }
 [style*="fill: #767676"] { fill: #a3a3a3 !important }
@@ -147,6 +148,8 @@ def turned(output, page, links):
         data["image/svg+xml"] = for_both_grounds(joined(data["image/svg+xml"]))
     for kind in data.keys() & {"text/markdown", "text/html"}:
         data[kind] = INTERVAL.sub("\\1\N{NO-BREAK SPACE}", joined(data[kind]))
+    if "text/html" in data:
+        data["text/html"] = HEADING.sub(lambda heading: heading[0].replace("_", "_<wbr>"), data["text/html"])
     return output
 
 

@@ -42,6 +42,12 @@ def site(built_once):
     return built_once("edition", make) / "site"
 
 
+def test_long_headings_of_a_table_may_break():
+    output = {"data": {"text/html": '<table class="a_b"><th id="T_1">seen_by_all</th><td>seen_by_all</td></table>'}}
+    html = '<table class="a_b"><th id="T_1">seen_<wbr>by_<wbr>all</th><td>seen_by_all</td></table>'
+    assert module("prep").turned(output, None, None)["data"]["text/html"] == html
+
+
 def test_asks_no_other_machine(site):
     assert module("checks").remote(site) == []
     assert (site / "_static" / "mathjax" / "tex-chtml-full.js").is_file(), "formulas need MathJax beside the pages"
