@@ -1,6 +1,6 @@
 """The tests beside the code, on the exported modules: `make coverage` measures with this, and so do mutants of a module.
 
-    pytest tests/cells.py [-k 09_statistics]
+    pytest tests/cells.py [-k 31_statistics]
 
 A page's exported cells are left out; all others run in the namespace of the module that they make.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ["01_files", "09_statistics", "13_checkpoints", "18_store", "25_rules", "26_comparisons", "67_effects", "27_judgement", "28_claims"]
+PAGES = ["01_files", "31_statistics", "32_checkpoints", "37_store", "54_rules", "52_comparisons", "53_effects", "56_judgement", "58_claims"]
 LIBRARY = Path(__file__).resolve().parent.parent / "nbs" / "lib"
 
 

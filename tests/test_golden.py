@@ -1,7 +1,7 @@
 """Three training steps in float64, held against what they gave when they were written down.
 
 A change of these numbers is a change of every net that was ever trained: then the version that the message names is
-raised in nbs/lib/07_specs.ipynb, and `python tests/test_golden.py` writes the numbers down anew.
+raised in nbs/lib/09_specs.ipynb, and `python tests/test_golden.py` writes the numbers down anew.
 """
 import json
 from dataclasses import replace
