@@ -22,6 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, DATA = ROOT / "nbs", ROOT / "data"
 SCALES = ("paper", "cpu", "smoke")  # highest first
 STAMP = ".inputs"  # in the finished site: the hash of what it was made from
+THEMES = {  # of the library, each by its first module
+    "errors": "Files, images, processes",
+    "gates": "Gates and nets",
+    "sensitivity": "Measures",
+    "checkpoints": "Training",
+    "residual_arms": "The study",
+    "comparisons": "From rows to verdicts",
+    "figures": "Figures and the paper",
+}
 LOOSE = ("settings.ini", "constraints.txt", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff")
 
 
@@ -119,6 +128,15 @@ def toctree(caption, names):
     return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n\n" if names else ""
 
 
+def themes(names):
+    "The pages of the library, in order, by theme."
+    found, caption = {}, "Library"
+    for name in names:
+        caption = THEMES.get(name.partition("_")[2], caption)
+        found.setdefault(caption, []).append(name)
+    return found
+
+
 def sidebar(pages, beside, scale):
     "The groups of the sidebar, as markdown for the start page."
     of = {kind: [p.name for p in pages if p.kind == kind] for kind in ("experiment", "howto", "library")}
@@ -128,7 +146,7 @@ def sidebar(pages, beside, scale):
         + toctree("Experiments", of["experiment"])
         + toctree(f"Your build (scale {scale})", titled)
         + toctree("How-to", of["howto"])
-        + toctree("Methods and library", of["library"])
+        + "".join(toctree(caption, names) for caption, names in themes(of["library"]).items())
     )
 
 

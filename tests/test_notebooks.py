@@ -151,3 +151,12 @@ def test_functions_are_short(path):
     sizes = {n.name: n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
     long = [f"{function} has {size} lines" for function, size in sizes.items() if size > MAX_FUNCTION]
     check(not long, f"{name(path)}: {'; '.join(long)} (most: {MAX_FUNCTION})")
+
+
+def test_library_pages_stand_in_the_order_of_dependence():
+    order = {path.stem.partition("_")[2]: path.stem for path in (ROOT / "nbs" / "lib").glob("*.ipynb")}
+    for module, page in order.items():
+        nodes = ast.parse((ROOT / "fmm_nb" / f"{module}.py").read_text(encoding="utf-8")).body
+        needed = [name for node in nodes if isinstance(node, ast.ImportFrom) and node.level for name in ([node.module] if node.module else [alias.name for alias in node.names])]
+        late = [order[name] for name in needed if order.get(name, "") > page]
+        check(not late, f"nbs/lib/{page}.ipynb needs {', '.join(late)}, which comes after it: give it a later number (links to it change too)")
