@@ -41,7 +41,7 @@ def worded(
         "supported": supported,
         "contradicted": contradicted,
         "reversed": f"{contradicted}: the opposite is seen",
-        "smaller": f"{supported}, but by less than the margin that was fixed for the claim",
+        "smaller": f"{supported}, but less than the margin that was fixed for the claim",
         "undecided": f"It stays open whether {whether}",
         "not tested": f"It was not tested whether {whether}",
     }[word]
@@ -88,7 +88,8 @@ def doubted(
 ) -> dict[str, str]:  # by id; only of decided claims
     "What is said of claims whose effect another reading of the measure reverses."
     turned = claims.depends_on.str.contains(REVERSED, regex=False)
-    return dict.fromkeys(claims.index[turned & claims.verdict.isin(["supported", "contradicted"])], TURNED)
+    differs = claims.kind != "equivalence"  # whose effect is none
+    return dict.fromkeys(claims.index[turned & differs & claims.verdict.isin(["supported", "contradicted"])], TURNED)
 
 # %% ../nbs/lib/70_article.ipynb #675b5b94
 def in_short(
@@ -118,7 +119,7 @@ def answers_in_brief(
 
 # %% ../nbs/lib/70_article.ipynb #34fdb677
 WORDS = (
-    "The *plain net*, in figures the *vanilla CNN*, has three convolutions and a linear layer; *attention* multiplies each of its feature maps by a weight that is computed from all maps (squeeze-and-excitation). "
+    "The *plain net*, in figures the *vanilla CNN*, has three convolutions and a linear layer; *attention*, in figures *AM*, multiplies each of its feature maps by a weight that is computed from all maps (squeeze-and-excitation). A channel's *importance* is how much the output depends on it. "
     "*Logits* are a net's outputs before they become probabilities. The *Jacobian* says how much they move when the image changes a little; "
     "the *landscape* is how they change on the way from one image to another. *Mixup* trains on blends of two images. "
     "A *global gate* sees the whole map, the gate of an ATAC unit a single place of it."

@@ -101,7 +101,7 @@ def full(
         *cells,
         row["seen"] and f"checked: {row['seen']}",
         "" if claim.kind == "exact" or np.isnan(row["support"]) else _adjusted(claim, row),
-        "" if np.isnan(row["detectable"]) else f"this number of seeds finds {row['detectable']:.3g} {row['unit']}".strip() + " in four of five studies",
+        "" if np.isnan(row["detectable"]) else f"this number of seeds finds {told_alone(row['id'], row['detectable'])} in four of five studies",
         row["in_part"] and f"trained on: {row['in_part']}",
         row["depends_on"] and f"depends on: {row['depends_on']}",
         row["note"] and f"note: {row['note']}",

@@ -232,12 +232,12 @@ def _traced(claim: Claim, scale: str, tables: dict[str, pd.DataFrame], words: di
         return lines + ["no complete rows"]
     lines += [f"rests on {GAINS[data]}, attention's gain on {data}" for data in claim.data if claim.kind == "mediation" and data in GAINS]
     used, column = deciding(claim, rows)
-    return [*lines, told_rows(claim, used, column)] + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.itertuples()]
+    return [*lines, told_rows(claim, used, column)] + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.drop_duplicates("key").itertuples()]
 
 # %% ../nbs/lib/58_claims.ipynb #a4b9e6ff
 def told_rows(claim: Claim, used: pd.DataFrame, column: str) -> str:
     "What `deciding` gives, in words."
-    return f"from {len(used)} rows of rows/{claim.experiment}.csv, column {column}"
+    return f"from {len(used)} rows of {used.key.nunique()} nets or draws in rows/{claim.experiment}.csv, column {column}"
 
 
 def deciding(

@@ -77,5 +77,5 @@ def as_attention(
 def _elsewhere(attention: pd.DataFrame, turned: pd.DataFrame) -> str:
     "Which measures are told at another scale than the one that decides, and which are left out; empty where there are none."
     below = attention[attention.scale != ""]
-    told = f" For {named(below)} no control was run at the scale that decides; told is scale {' or '.join(dict.fromkeys(below.scale))}." if len(below) else ""
+    told = f" For {named(below)} no control was run at the scale that decides, so scale {' or '.join(dict.fromkeys(below.scale))} is told." if len(below) else ""
     return told + (f" Left out: {named(turned)}, where attention does otherwise at the scale that has controls than at the one that decides." if len(turned) else "")

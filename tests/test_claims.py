@@ -221,7 +221,8 @@ def test_a_claim_in_full_has_its_comparisons_and_its_rows(build):
     compared = [line.partition(":")[0] for line in causal if " − " in line.partition(":")[0]]
     assert compared == [f"MNIST, am − {arm}" for arm in ("cnn", "am_nomtp", "am_half", "am_static", "am_shuffled", "cnn_matched")]
     rows = found.tables["smoke"]["03_multiplication"]
-    assert causal[-1] == f"from {rows.model.isin(CLAIMS['M25'].comparators.replace(' vs ', '; ').split('; ')).sum()} rows of rows/03_multiplication.csv, column test_accuracy_percent; fmm why M25 --scale smoke names each"
+    used = rows.model.isin(CLAIMS["M25"].comparators.replace(" vs ", "; ").split("; ")).sum()
+    assert causal[-1] == f"from {used} rows of {used} nets or draws in rows/03_multiplication.csv, column test_accuracy_percent; fmm why M25 --scale smoke names each"
     assert any(line.startswith("parts: M16 ") for line in joined) and not any("rows of" in line for line in joined + untested)
 
 
@@ -285,15 +286,17 @@ def test_image_sets_that_are_not_known_decide_nothing():
 def test_claims_are_traced_by_their_kind(build):
     folder = build(rows_of())
     lines = claims.trace("m14", "smoke", folder)
-    assert lines[:3] == ["M14: supported, no evidence (scale smoke)", f"decided by the page {PAGE}", f"from 6 rows of rows/{PAGE}.csv, column test_accuracy_percent"]
+    assert lines[:3] == ["M14: supported, no evidence (scale smoke)", f"decided by the page {PAGE}", f"from 6 rows of 6 nets or draws in rows/{PAGE}.csv, column test_accuracy_percent"]
     assert lines[3].startswith("net ") and lines[3].endswith(": am on mnist_mini, seed 0") and len(lines) == 9
-    assert claims.trace("M15", "smoke", folder)[2:] == [f"from 0 rows of rows/{PAGE}.csv, column test_accuracy_percent"]
+    assert claims.trace("M15", "smoke", folder)[2:] == [f"from 0 rows of 0 nets or draws in rows/{PAGE}.csv, column test_accuracy_percent"]
     assert claims.trace("M25", "smoke", folder)[2].startswith("from ")
-    append_rows(folder / "smoke" / "rows" / "02_importance.csv", rows_of(scores_order_agreement=1.0))
+    measured = rows_of(scores_order_agreement=1.0)
+    append_rows(folder / "smoke" / "rows" / "02_importance.csv", pd.concat([measured.assign(gate=gate) for gate in ("first", "second")]))
     gain = claims.trace("M10", "smoke", folder)
     assert "rests on M14, attention's gain on mnist" in gain and "rests on M15, attention's gain on cifar10" in gain
-    assert [line for line in gain if line.startswith("from ")] == ["from 9 rows of rows/02_importance.csv, column test_accuracy_percent"]
-    assert claims.trace("M7", "smoke", folder)[2:] == ["from 0 rows of rows/02_importance.csv, column tau"]  # which the rows have not
+    assert [line for line in gain if line.startswith("from ")] == ["from 18 rows of 9 nets or draws in rows/02_importance.csv, column test_accuracy_percent"]
+    assert sum(line.startswith("net ") for line in gain) == 9  # each once
+    assert claims.trace("M7", "smoke", folder)[2:] == ["from 0 rows of 0 nets or draws in rows/02_importance.csv, column tau"]  # which the rows have not
     assert {line.split()[2] for line in gain if line.startswith("net ")} <= {"am", "cnn", "am_static"}
     assert "column scores_order_agreement" in claims.trace("M5", "smoke", folder)[2]
     assert claims.trace("M67", "smoke", folder) == ["M67: not tested, no evidence (scale smoke)", CLAIMS["M67"].protocol]
