@@ -290,8 +290,8 @@ def test_claims_are_traced_by_their_kind(build):
     assert lines[3].startswith("net ") and lines[3].endswith(": am on mnist_mini, seed 0") and len(lines) == 9
     assert claims.trace("M15", "smoke", folder)[2:] == [f"from 0 rows of 0 nets or draws in rows/{PAGE}.csv, column test_accuracy_percent"]
     assert claims.trace("M25", "smoke", folder)[2].startswith("from ")
-    measured = rows_of(scores_order_agreement=1.0)
-    append_rows(folder / "smoke" / "rows" / "02_importance.csv", pd.concat([measured.assign(gate=gate) for gate in ("first", "second")]))
+    rows = rows_of(scores_order_agreement=1.0)
+    append_rows(folder / "smoke" / "rows" / "02_importance.csv", pd.concat([rows.assign(gate=gate) for gate in ("first", "second")]))
     gain = claims.trace("M10", "smoke", folder)
     assert "rests on M14, attention's gain on mnist" in gain and "rests on M15, attention's gain on cifar10" in gain
     assert [line for line in gain if line.startswith("from ")] == ["from 18 rows of 9 nets or draws in rows/02_importance.csv, column test_accuracy_percent"]
