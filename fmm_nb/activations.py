@@ -53,7 +53,7 @@ def _name(node: fx.Node) -> str:
 
 def _given(node: fx.Node, modules: dict[str, nn.Module]) -> list[int]:
     "The lengths of a net's weights and statistics that a function is given."
-    parts = [part.target.rpartition(".") for part in node.all_input_nodes if part.op == "get_attr" and _name(node) in WEIGHTED]
+    parts = [part.target.rpartition(".") for part in node.all_input_nodes[1:] if part.op == "get_attr" and _name(node) in WEIGHTED]
     return [len(getattr(modules[owner], name)) for owner, _, name in parts]
 
 
@@ -140,7 +140,7 @@ def replace_activations(
         raise InputError(f"{type(model).__name__} calls no {kind.__name__}; its modules are {', '.join(kinds)}")
     names = _names(calls, modules)
     in_place = not _led_on(graph, calls, modules) and all(node.target == name and node.args for node, name in zip(calls, names))
-    _no_hooks({name: modules[name] for name in modules if name in [node.target for node in calls] or not (name or in_place)})
+    _no_hooks(_forgotten(graph, calls, modules, in_place))
     if not in_place:
         _one_way(model, kind)
     for node, name in zip(calls, names):
@@ -156,6 +156,14 @@ def _copied(model: nn.Module) -> nn.Module:
     except RuntimeError as error:
         reason = str(error).partition(".")[0]
         raise InputError(f"{type(model).__name__} cannot be copied ({reason}): let it keep no tensors of a forward pass, nor weights that are computed in one") from error
+
+
+def _forgotten(graph: fx.Graph, calls: list[fx.Node], modules: dict[str, nn.Module], in_place: bool) -> dict[str, nn.Module]:
+    "The modules that will not be called any more: those in whose place others come, and where the trace takes the net's place, all that it does not call."
+    replaced = [node.target for node in calls]
+    kept = {node.target for node in graph.nodes if node.op == "call_module"}
+    within = lambda name: any(f"{name}.".startswith(f"{module}.") for module in kept)
+    return {name: module for name, module in modules.items() if name in replaced or not (in_place or within(name))}
 
 
 def _no_hooks(modules: dict[str, nn.Module]) -> None:

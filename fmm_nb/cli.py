@@ -320,10 +320,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, (function, example, arguments) in COMMANDS.items():
-        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__, epilog=f"example: {example}")
+        subparser = commands.add_parser(name, help=function.__doc__, description=function.__doc__, epilog=f"example: {example}")
         for flag, options in arguments:
-            command.add_argument(flag, **options)
-        command.set_defaults(function=function)
+            subparser.add_argument(flag, **options)
+        subparser.set_defaults(function=function)
     return top
 
 # %% ../nbs/lib/51_cli.ipynb #76a9ac42

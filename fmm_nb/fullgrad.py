@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from .errors import InputError, unknown
 from .gates import evaluation, frozen_gates
-from .sensitivity import as_logits, float_images, logits_of, right_gradients
+from .sensitivity import as_logits, float_images, logits_of, RightGradients
 
 # %% ../nbs/lib/24_fullgrad.ipynb #0f4bf2c1
 @dataclass
@@ -249,7 +249,7 @@ def decomposed(model: nn.Module, x: Tensor, target: Tensor | int | None, gate: s
     fixed = {name: constants[id(value)] for name, value in weights.items()}
     image = float_images(x).detach().clone().requires_grad_()
     with evaluation(model), torch.enable_grad(), _places(model) as place, frozen_gates(model) if gate == "detached" else nullcontext():
-        with sdpa_kernel(SDPBackend.MATH), right_gradients(image), _Calls(place, gate == "half") as recorder:  # the fused kernels have no forward mode
+        with sdpa_kernel(SDPBackend.MATH), RightGradients(), _Calls(place, gate == "half") as recorder:  # the fused kernels have no forward mode
             logits = as_logits(functional_call(model, fixed, (image.clone(),)), model, image)
         for function in _own_derivatives(logits):
             raise _closed(function)

@@ -12,7 +12,8 @@ import operator
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -267,23 +268,49 @@ def gates_of(model: nn.Module) -> dict[str, Gated]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Gated)}
 
 # %% ../nbs/lib/12_gates.ipynb #4bd6f350
+class _Eager:
+    "Within one block or several, of any thread, what `torch.compile` made runs as it was written."
+
+    def __init__(self):
+        self.lock, self.blocks, self.stance = Lock(), 0, ExitStack()
+
+    def __enter__(self):
+        with self.lock:
+            if not self.blocks:
+                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self.blocks += 1
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.blocks -= 1
+            if not self.blocks:
+                self.stance.close()
+
+
+_EAGER = _Eager()
+
+
 @contextmanager
+def _unwarned():
+    "Within the block torch says nothing of hooks on all modules of a net that it compiled: they do no harm."
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
+        yield
+
+
 def as_written():
-    "Within the block, what `torch.compile` made runs as it was written."
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")  # it does no harm
-        yield
+    "A block in which what `torch.compile` made runs as it was written; it does nothing within what is compiled."
+    compiling = "torch._dynamo" in sys.modules and (torch.compiler.is_compiling() or torch._C._dynamo.eval_frame.get_eval_frame_callback())
+    return nullcontext() if compiling or "torch._dynamo" not in sys.modules else _EAGER
 
 
 @contextmanager
 def evaluation(model: nn.Module):
     "Within the block a net is in evaluation mode, and as it was written; afterwards every module of it is in the mode that it was in."
     modes = [(module, module.training) for module in model.modules()]
+    compiled = any("_orig_mod" in module._modules for module, _ in modes)
     try:
-        with as_written():
+        with as_written(), _unwarned() if compiled else nullcontext():
             yield model.eval()
     finally:
         for module, mode in modes:  # parents come first

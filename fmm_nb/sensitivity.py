@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['WIDER', 'INPUT_SCALES', 'MEMORY', 'MATRICES', 'OUTPUTS', 'READINGS', 'DEFINITIONS', 'float_images', 'in_batches',
-           'fitting_size', 'right_gradients', 'logits_of', 'as_logits', 'input_unit', 'kept_bytes', 'jacobian_gram',
+           'fitting_size', 'RightGradients', 'logits_of', 'as_logits', 'input_unit', 'kept_bytes', 'jacobian_gram',
            'jacobian_norms', 'jacobian_norm', 'Moments', 'output_sensitivities', 'output_sensitivity',
            'jacobian_sensitivities']
 
 # %% ../nbs/lib/23_sensitivity.ipynb #9fa3bbb4
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import parent_process
 from numbers import Real
 
@@ -57,28 +56,26 @@ def fitting_size(
     return usual if x.device.type == "cpu" else usual * WIDER
 
 # %% ../nbs/lib/23_sensitivity.ipynb #c1a40110
-class _Rows(TorchFunctionMode):
-    "Normalisations take maps, and gradients, that lie channel by channel."
+class RightGradients(TorchFunctionMode):
+    "Within the block a net has the derivatives that torch promises: normalisations take narrow maps, and their gradients, channel by channel."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") not in ("batch_norm", "instance_norm"):
-            return function(*args, **(kwargs or {}))
-        output = function(args[0].contiguous(), *args[1:], **(kwargs or {}))
+        kwargs = kwargs or {}
+        maps = args[0] if args else kwargs.get("input")
+        if getattr(function, "__name__", "") not in ("batch_norm", "instance_norm") or 1 not in (len(maps), *maps.shape[2:]):
+            return function(*args, **kwargs)
+        args, kwargs = ((maps.contiguous(), *args[1:]), kwargs) if args else (args, kwargs | {"input": maps.contiguous()})
+        output = function(*args, **kwargs)
         if output.requires_grad:
             output.register_hook(Tensor.contiguous)
         return output
-
-
-def right_gradients(x: Tensor) -> AbstractContextManager:
-    "A net that is given the images `x` within the block has the derivatives that torch promises."
-    return _Rows() if len(x) == 1 else nullcontext()
 
 # %% ../nbs/lib/23_sensitivity.ipynb #0b3b4b0e
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
     "What a net says about a batch; raises `InputError` unless that is a row an image, and for a BatchNorm without running statistics."
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in model.modules()):
         raise InputError("a BatchNorm without running statistics lets an image depend on those beside it: give it running statistics")
-    with right_gradients(x):
+    with RightGradients():
         return as_logits(model(x.clone()), model, x)  # a net may write over its input
 
 

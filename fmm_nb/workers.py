@@ -337,10 +337,9 @@ def _sees_lock(path: str) -> bool:
     except Timeout:
         return True
     except OSError:
-        return False
+        pass
     finally:
         lock.release()
-    return False
     return False
 
 # %% ../nbs/lib/10_workers.ipynb #87d52fb0

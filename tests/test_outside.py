@@ -1,5 +1,8 @@
-"Measures in the hands of others: nets that are compiled, torch.inference_mode, one image at a time. The numbers are the same."
+"Measures in the hands of others: nets that are compiled, threads, torch.inference_mode, one image at a time. The numbers are the same."
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from threading import Barrier
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import nn
 
 from fmm_nb.diagnostics import signals
 from fmm_nb.fullgrad import decomposed, fullgrad_terms
-from fmm_nb.gates import read_gates, unit
+from fmm_nb.gates import evaluation, read_gates, unit
 from fmm_nb.models import count_macs
 from fmm_nb.saliency import FullGrad, SmoothFullGrad, attention_weights, channel_importance, channels_removed
 from fmm_nb.sensitivity import jacobian_norm, output_sensitivity
@@ -74,6 +77,56 @@ def test_a_compiled_net_is_measured_as_it_was_written(case, measure, compiled):
         assert torch.equal(of(x), before)
 
 
+def calls_compiled(net, x):
+    "Whether a compiled net runs as it was compiled."
+    calls = []
+    of = torch.compile(net, backend=lambda graph, inputs: calls.append(1) or graph.forward)
+    of(x)
+    return bool(calls)
+
+
+def test_measures_in_several_threads_leave_the_compiler_as_it_was(case):
+    net, x = case
+    first, second = Barrier(2), Barrier(2)
+
+    def overlapping(begins_first):
+        with evaluation(deepcopy(net)):
+            first.wait()  # both are within
+            if begins_first:
+                return
+            second.wait()  # the other has left, and we are still within
+
+    torch.compile(nn.ReLU(), backend="eager")(x)  # the compiler is there
+    with ThreadPoolExecutor(2) as pool:
+        early, late = pool.submit(overlapping, True), pool.submit(overlapping, False)
+        early.result(10)
+        second.wait(10)
+        late.result(10)
+    torch._dynamo.reset()
+    assert calls_compiled(nn.Linear(8, 2).double(), x)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
+def test_a_compiled_function_may_measure(case):
+    net, x = case
+
+    def step(images):
+        return net(images).sum() + sum(value.sum() for value in attention_weights(net, images).values())
+
+    torch.testing.assert_close(torch.compile(step, backend="eager")(x), step(x))
+
+
+def test_measures_leave_warnings_that_were_given_once_alone(case):
+    net, x = case
+    code = compile("warnings.warn('once a place')", "place.py", "exec")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            exec(code, globals())
+            attention_weights(net, x)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_inference_mode_changes_nothing(case, measure):
     net, x = case
@@ -130,3 +183,27 @@ def test_gradients_of_one_image_are_those_of_the_net(norm, last):
     assert terms.residual.abs() < 1e-12 * max(term.abs() for term in (terms.output, terms.input, *terms.terms.values()))
     torch.testing.assert_close(jacobian_norm(net, x[:1]), jacobian_norm(net, x)[:1])
     torch.testing.assert_close(jacobian_norm(net, x, batch_size=1), jacobian_norm(net, x))
+
+
+class Narrow(nn.Module):
+    "Maps of one column, normalised and taken row by row."
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.gate, self.head = nn.Conv2d(3, 8, (3, 8)), stirred(nn.BatchNorm2d(8)), unit("se", 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.norm(self.gate(self.stem(x))).squeeze(-1).transpose(1, 2)).square().mean(1)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_gradients_of_narrow_maps_are_those_of_the_net(named, monkeypatch):
+    torch.manual_seed(0)
+    net, x = Narrow().double().eval(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    if named:  # arguments, as some write them
+        plain = nn.functional.batch_norm
+        monkeypatch.setattr(net.norm, "forward", lambda maps: plain(input=maps, running_mean=net.norm.running_mean, running_var=net.norm.running_var, weight=net.norm.weight, bias=net.norm.bias))
+    expected = torch.func.vmap(torch.func.jacfwd(lambda one: net(one[None])[0]))(x)
+    torch.testing.assert_close(jacobian_norm(net, x), expected.flatten(1).norm(dim=1))
+    together, alone = (channel_importance(net, part, "gate_grad")["gate"] for part in (x, x[1:2]))
+    torch.testing.assert_close(together[1:2], alone)

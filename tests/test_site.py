@@ -48,6 +48,12 @@ def test_long_headings_of_a_table_may_break():
     assert module("prep").turned(output, None, None)["data"]["text/html"] == html
 
 
+def test_themes_of_the_library_begin_at_its_modules():
+    names = [f"lib/{path.stem}" for path in sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))]
+    build = module("build")
+    assert list(build.themes(names)) == list(build.THEMES.values())
+
+
 def test_asks_no_other_machine(site):
     assert module("checks").remote(site) == []
     assert (site / "_static" / "mathjax" / "tex-chtml-full.js").is_file(), "formulas need MathJax beside the pages"
