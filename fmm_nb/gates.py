@@ -290,18 +290,18 @@ class _Eager:
 _EAGER = _Eager()
 
 
+def as_written():
+    "A block in which what `torch.compile` made runs as it was written; it does nothing within what is compiled."
+    compiling = "torch._dynamo" in sys.modules and (torch.compiler.is_compiling() or torch._C._dynamo.eval_frame.get_eval_frame_callback())
+    return nullcontext() if compiling or "torch._dynamo" not in sys.modules else _EAGER
+
+# %% ../nbs/lib/12_gates.ipynb #7a411316
 @contextmanager
 def _unwarned():
     "Within the block torch says nothing of hooks on all modules of a net that it compiled: they do no harm."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
         yield
-
-
-def as_written():
-    "A block in which what `torch.compile` made runs as it was written; it does nothing within what is compiled."
-    compiling = "torch._dynamo" in sys.modules and (torch.compiler.is_compiling() or torch._C._dynamo.eval_frame.get_eval_frame_callback())
-    return nullcontext() if compiling or "torch._dynamo" not in sys.modules else _EAGER
 
 
 @contextmanager
