@@ -292,8 +292,10 @@ _EAGER = _Eager()
 
 def as_written():
     "A block in which what `torch.compile` made runs as it was written; it does nothing within what is compiled."
-    compiling = "torch._dynamo" in sys.modules and (torch.compiler.is_compiling() or torch._C._dynamo.eval_frame.get_eval_frame_callback())
-    return nullcontext() if compiling or "torch._dynamo" not in sys.modules else _EAGER
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        return nullcontext()
+    compiling = torch.compiler.is_compiling() or torch._C._dynamo.eval_frame.get_eval_frame_callback()
+    return nullcontext() if compiling else _EAGER
 
 # %% ../nbs/lib/12_gates.ipynb #7a411316
 @contextmanager
