@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATAC', 'COLOUR', 'GREY', 'CIFAR10', 'QUICK', 'LAST', 'DEEPER', 'CONTEXTS', 'SEEN_ON_CANVAS', 'TABLE_2', 'ON_CANVAS',
-           'RATES', 'TABLE_3', 'SEVEN', 'SPEEDS', 'recipe', 'trained_on', 'arms', 'deeper', 'atac', 'called', 'digits',
-           'at_rates', 'locality_arms', 'structure_arms', 'replacement_arms', 'unit_arms', 'bridge_arms']
+           'BARE', 'RATES', 'TABLE_3', 'SEVEN', 'SPEEDS', 'recipe', 'trained_on', 'arms', 'deeper', 'atac', 'called',
+           'digits', 'at_rates', 'locality_arms', 'structure_arms', 'replacement_arms', 'unit_arms', 'bridge_arms']
 
 # %% ../nbs/lib/39_activation_arms.ipynb #baf4cda1
 from dataclasses import replace
@@ -29,8 +29,19 @@ def recipe(epochs: int, **changes) -> Protocol:
 def trained_on(*colour: str, **needed) -> dict[str, dict]:
     "What nets of the second source are trained on, by scale: colour image sets where they are found, at smoke grey ones."
     usual = {"seeds": 5, "learning_rates": {}, "where_found": colour, "instead": GREY, "datasets": ()} | needed
-    small = usual | {"seeds": 2, "n_train": 500, "datasets": GREY[:1], "where_found": (), "instead": (), "protocol": recipe(2, batch_size=25, learning_rate=0.05, shrink=2)}
-    return {"smoke": small, "cpu": usual | {"n_train": 4000, "protocol": recipe(6, batch_size=64, learning_rate=0.1, shrink=2)}, "paper": usual | {"protocol": recipe(400, precision="float32")}}
+    small = usual | {
+        "seeds": 2,
+        "n_train": 500,
+        "datasets": GREY[:1],
+        "where_found": (),
+        "instead": (),
+        "protocol": recipe(2, batch_size=25, learning_rate=0.05, shrink=2),
+    }
+    return {
+        "smoke": small,
+        "cpu": usual | {"n_train": 4000, "protocol": recipe(6, batch_size=64, learning_rate=0.1, shrink=2)},
+        "paper": usual | {"protocol": recipe(400, precision="float32")},
+    }
 
 
 def arms(*names: str, **same) -> dict[str, Arm]:
@@ -49,13 +60,19 @@ TABLE_2 = ("resnet_b{}_relu", "resnet_b{}_se_activation", "resnet_b{}_atac")
 ON_CANVAS = {"augmentation": "none", "canvas": 56, "evaluate": ()}
 
 
-def atac(bare: dict = {"protocol": LAST, "seeds": 3}, **same) -> dict[str, Arm]:
+BARE = {"protocol": LAST, "seeds": 3}
+
+
+def atac(bare: dict = BARE, **same) -> dict[str, Arm]:
     "ATAC nets that differ from the published one in options, by these; those without BatchNorm are trained as `bare` says."
     options = [{"context": context} for context in CONTEXTS[1:-1]]
     options += [{"context": context, "relu_beside": True} for context in (1, "global")]
     options += [{"context": context, "batch_norm": False} for context in CONTEXTS]
     recipes = {name: bare if "batch_norm=False" in name else {"protocol": LAST} for name in map(called, options)}
-    return {f"resnet_b1_atac, {name}": Arm("resnet_b1_atac", chosen, **how, **same) for chosen, (name, how) in zip(options, recipes.items())}
+    return {
+        f"resnet_b1_atac, {name}": Arm("resnet_b1_atac", chosen, **how, **same)
+        for chosen, (name, how) in zip(options, recipes.items())
+    }
 
 
 def called(options: dict) -> str:
@@ -66,7 +83,9 @@ def called(options: dict) -> str:
 def digits(seeds: int | None = None, **changes) -> dict[str, Arm]:
     "On digits in three sizes: ATAC nets of three contexts, those of both ends with a ReLU kept before the gate, and ReLUs alone."
     same = {"protocol": ON_CANVAS | changes, "datasets": ("mnist", "mnist_mini"), "seeds": seeds}
-    options = [{"context": context} for context in SEEN_ON_CANVAS] + [{"context": context, "relu_beside": True} for context in (1, "global")]
+    options = [{"context": context} for context in SEEN_ON_CANVAS] + [
+        {"context": context, "relu_beside": True} for context in (1, "global")
+    ]
     gates = {f"resnet_b1_atac, {called(chosen)}, digits": Arm("resnet_b1_atac", chosen, **same) for chosen in options}
     return gates | {"resnet_b1_relu, digits": Arm("resnet_b1_relu", **same)}
 
@@ -77,15 +96,27 @@ RATES = (0.03, 0.1, 0.3)  # around the one that all arms have at scale cpu
 def at_rates(*rates: float, seeds: int, **recipe) -> dict[str, Arm]:
     "The first nets of Table 2 at some learning rates, judged on held-out images."
     names, same = [name.format(1) for name in TABLE_2], {"datasets": CIFAR10, "seeds": seeds, "part": "rates"}
-    return {f"{name}[rate={rate}]": Arm(name, protocol=LAST | recipe | {"learning_rate": rate, "validation": 0.2}, **same) for name in names for rate in rates}
+    return {
+        f"{name}[rate={rate}]": Arm(name, protocol=LAST | recipe | {"learning_rate": rate, "validation": 0.2}, **same)
+        for name in names
+        for rate in rates
+    }
 
 # %% ../nbs/lib/39_activation_arms.ipynb #ac136333
 def locality_arms() -> dict[str, dict[str, Arm]]:
     "Table 2, its curve, learning rates, and digits in three sizes, by scale."
     first, colour = arms(*(name.format(1) for name in TABLE_2), datasets=COLOUR + GREY), {"datasets": COLOUR + GREY}
     return {
-        "smoke": arms(*first) | atac({"protocol": QUICK, "seeds": 2}) | deeper(*TABLE_2, protocol=QUICK, seeds=1) | at_rates(0.05, 0.1, seeds=1, epochs=1) | digits(shrink=4, epochs=1),
-        "cpu": first | deeper(*TABLE_2, **DEEPER) | atac(datasets=CIFAR10) | at_rates(*RATES, seeds=3) | digits(epochs=3, batch_size=32, learning_rate=0.05, seeds=4),
+        "smoke": arms(*first)
+        | atac({"protocol": QUICK, "seeds": 2})
+        | deeper(*TABLE_2, protocol=QUICK, seeds=1)
+        | at_rates(0.05, 0.1, seeds=1, epochs=1)
+        | digits(shrink=4, epochs=1),
+        "cpu": first
+        | deeper(*TABLE_2, **DEEPER)
+        | atac(datasets=CIFAR10)
+        | at_rates(*RATES, seeds=3)
+        | digits(epochs=3, batch_size=32, learning_rate=0.05, seeds=4),
         "paper": first | atac(datasets=CIFAR10) | deeper(*TABLE_2, **colour) | digits(epochs=40),
     }
 
@@ -95,18 +126,35 @@ TABLE_3 = ("resnet_b{}_nin", "resnet_b{}_local_se", "resnet_b{}_relu", "resnet_b
 
 def structure_arms() -> dict[str, dict[str, Arm]]:
     "Table 3, and ATAC as the only non-linearity, by scale."
-    once = arms(*(name.format(1) for name in TABLE_3), "resnet_b1_identity") | {"resnet_b1_atac, inner_relu=False": Arm("resnet_b1_atac", {"inner_relu": False})}
-    return {"smoke": once | deeper(*TABLE_3, protocol=QUICK, seeds=1), "cpu": once | deeper(*TABLE_3, most=2, **DEEPER), "paper": once | deeper(*TABLE_3)}
+    once = arms(*(name.format(1) for name in TABLE_3), "resnet_b1_identity") | {
+        "resnet_b1_atac, inner_relu=False": Arm("resnet_b1_atac", {"inner_relu": False})
+    }
+    return {
+        "smoke": once | deeper(*TABLE_3, protocol=QUICK, seeds=1),
+        "cpu": once | deeper(*TABLE_3, most=2, **DEEPER),
+        "paper": once | deeper(*TABLE_3),
+    }
 
 
 def replacement_arms() -> dict[str, dict[str, Arm]]:
     "Every step between all ReLUs and none, from both ends; at each scale the same."
     steps = [(order, count) for order in ("bac", "pre") for count in (1, 2, 3)]
-    part = {f"resnet_b1_atac, {order} {count}": Arm("resnet_b1_atac", {"act_order": order, "act_layers": count}, LAST) for order, count in steps}
+    part = {
+        f"resnet_b1_atac, {order} {count}": Arm("resnet_b1_atac", {"act_order": order, "act_layers": count}, LAST)
+        for order, count in steps
+    }
     return dict.fromkeys(("smoke", "cpu", "paper"), arms("resnet_b1_relu", "resnet_b1_atac") | part)
 
 # %% ../nbs/lib/39_activation_arms.ipynb #44930f07
-SEVEN = ("resnet_b{}_relu", "resnet_b{}_selu", "resnet_b{}_swish", "resnet_b{}_xunit", "resnet_b{}_atac", "senet_b{}", "genet_theta_b{}")
+SEVEN = (
+    "resnet_b{}_relu",
+    "resnet_b{}_selu",
+    "resnet_b{}_swish",
+    "resnet_b{}_xunit",
+    "resnet_b{}_atac",
+    "senet_b{}",
+    "genet_theta_b{}",
+)
 
 
 def unit_arms() -> dict[str, dict[str, Arm]]:
@@ -115,16 +163,26 @@ def unit_arms() -> dict[str, dict[str, Arm]]:
     shared = every(1, ("resnet_b{}_relu", "resnet_b{}_atac"))
     return {
         "smoke": every(1, SEVEN) | deeper(*SEVEN, protocol=QUICK, seeds=1),
-        "cpu": shared | every(1, SEVEN[1:4], protocol=LAST) | every(1, SEVEN[5:], protocol=LAST, datasets=CIFAR10) | deeper(*SEVEN, most=2, **DEEPER),
+        "cpu": shared
+        | every(1, SEVEN[1:4], protocol=LAST)
+        | every(1, SEVEN[5:], protocol=LAST, datasets=CIFAR10)
+        | deeper(*SEVEN, most=2, **DEEPER),
         "paper": every(1, SEVEN) | deeper(*SEVEN) | every(5, SEVEN),
     }
 
 # %% ../nbs/lib/39_activation_arms.ipynb #9a551af1
-SPEEDS = {"kervolution": 1150.0, "volterra": 220.0, "glu": 700.0}  # images a second of one core, trained on 28×28 pixels and evaluated; a mean over grey and colour
+SPEEDS = {
+    "kervolution": 1150.0,
+    "volterra": 220.0,
+    "glu": 700.0,
+}  # images a second of one core, trained on 28×28 pixels and evaluated; a mean over grey and colour
 
 
 def bridge_arms() -> dict[str, dict[str, Arm]]:
     "The vanilla net, attention and their relatives, all at one rate, by scale; at each the same."
     plain = arms("cnn", "am", "kervolution", "volterra", "glu")
-    local = {f"cnn, activation={name}": Arm("cnn", {"activation": name}, datasets=("mnist", "mnist_mini")) for name in ("atac", "se_activation")}
+    local = {
+        f"cnn, activation={name}": Arm("cnn", {"activation": name}, datasets=("mnist", "mnist_mini"))
+        for name in ("atac", "se_activation")
+    }
     return dict.fromkeys(("smoke", "cpu", "paper"), plain | local)

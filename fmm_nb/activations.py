@@ -38,11 +38,51 @@ def _trace(model: nn.Module, kind: type) -> fx.Graph:
 
 # %% ../nbs/lib/13_activations.ipynb #672589d7
 KEEP_CHANNELS = {
-    "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish", "sigmoid", "tanh", "softplus",
-    "dropout", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "add", "iadd", "mul", "imul", "sub", "contiguous"}
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "dropout",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "add",
+    "iadd",
+    "mul",
+    "imul",
+    "sub",
+    "contiguous",
+}
 KEEPING_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softplus,
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Gated)
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softplus,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    Gated,
+)
 WEIGHTED = {"batch_norm", "group_norm", "conv2d"}  # functions that are given a number, or a kernel, a channel
 
 
@@ -53,7 +93,11 @@ def _name(node: fx.Node) -> str:
 
 def _given(node: fx.Node, modules: dict[str, nn.Module]) -> list[int]:
     "The lengths of a net's weights and statistics that a function is given."
-    parts = [part.target.rpartition(".") for part in node.all_input_nodes[1:] if part.op == "get_attr" and _name(node) in WEIGHTED]
+    parts = [
+        part.target.rpartition(".")
+        for part in node.all_input_nodes[1:]
+        if part.op == "get_attr" and _name(node) in WEIGHTED
+    ]
     return [len(getattr(modules[owner], name)) for owner, _, name in parts]
 
 
@@ -62,7 +106,11 @@ def _channels(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int 
     if node not in known:
         known[node] = None
         module = modules.get(node.target) if node.op == "call_module" else None
-        fixed = [getattr(module, name) for name in ("out_channels", "num_features", "out_features", "num_channels") if hasattr(module, name)]
+        fixed = [
+            getattr(module, name)
+            for name in ("out_channels", "num_features", "out_features", "num_channels")
+            if hasattr(module, name)
+        ]
         if fixed := fixed or _given(node, modules):
             known[node] = fixed[0]
         elif node.target is torch.cat:
@@ -76,9 +124,48 @@ def _channels(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int 
     return known[node]
 
 # %% ../nbs/lib/13_activations.ipynb #9e3841f2
-VIEWS = {"view", "view_as", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "expand", "expand_as", "contiguous",
-         "detach", "getitem", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "diagonal", "unfold", "swapaxes", "swapdims", "moveaxis", "t", "ravel",
-         "broadcast_to", "as_strided", "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "dropout"}
+VIEWS = {
+    "view",
+    "view_as",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "permute",
+    "transpose",
+    "movedim",
+    "squeeze",
+    "unsqueeze",
+    "expand",
+    "expand_as",
+    "contiguous",
+    "detach",
+    "getitem",
+    "chunk",
+    "split",
+    "tensor_split",
+    "unbind",
+    "narrow",
+    "select",
+    "diagonal",
+    "unfold",
+    "swapaxes",
+    "swapdims",
+    "moveaxis",
+    "t",
+    "ravel",
+    "broadcast_to",
+    "as_strided",
+    "to",
+    "type",
+    "type_as",
+    "float",
+    "double",
+    "half",
+    "bfloat16",
+    "cpu",
+    "cuda",
+    "dropout",
+}
 VIEWING_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout2d)
 
 
@@ -88,7 +175,9 @@ def _writes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return bool(getattr(modules[node.target], "inplace", False))
     name = getattr(node.target, "__name__", str(node.target))
     marked = name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")
-    return node.op in ("call_function", "call_method") and (marked or node.kwargs.get("inplace") is True or (len(node.args) > 1 and node.args[1] is True))
+    return node.op in ("call_function", "call_method") and (
+        marked or node.kwargs.get("inplace") is True or (len(node.args) > 1 and node.args[1] is True)
+    )
 
 
 def _one_memory(node: fx.Node, before: list[fx.Node], sharing: set[fx.Node]) -> set[fx.Node]:
@@ -99,7 +188,9 @@ def _one_memory(node: fx.Node, before: list[fx.Node], sharing: set[fx.Node]) -> 
         if step not in found:
             found.add(step)
             left += step.all_input_nodes[:1] if step in sharing else []
-            left += [user for user in step.users if user in sharing and user in before and user.all_input_nodes[0] is step]
+            left += [
+                user for user in step.users if user in sharing and user in before and user.all_input_nodes[0] is step
+            ]
     return found
 
 # %% ../nbs/lib/13_activations.ipynb #76fa8b63
@@ -107,14 +198,18 @@ def _led_on(graph: fx.Graph, calls: list[fx.Node], modules: dict[str, nn.Module]
     "Lead what is used after an activation wrote over it to the activation's result; whether there was any."
     steps, led = list(graph.nodes), False
     writing = {step for step in steps if _writes(step, modules)}
-    sharing = writing | {step for step in steps if _name(step) in VIEWS or isinstance(modules.get(step.target), VIEWING_MODULES)}
+    sharing = writing | {
+        step for step in steps if _name(step) in VIEWS or isinstance(modules.get(step.target), VIEWING_MODULES)
+    }
     for call in calls:
         sharing.discard(call)
         given, before = call.all_input_nodes[0], steps[: steps.index(call)]
         for step in _one_memory(given, before, sharing) if call in writing else ():
             later = [user for user in step.users if user not in before and user is not call]
             if later and step is not given:
-                raise InputError(f"{call.name} works in place, and {later[0].name} goes on with what it wrote over: give the activation inplace=False")
+                raise InputError(
+                    f"{call.name} works in place, and {later[0].name} goes on with what it wrote over: give the activation inplace=False"
+                )
             for user in later:
                 user.replace_input_with(given, call)
                 led = True
@@ -131,7 +226,9 @@ def replace_activations(
         raise InputError(f"the activation to replace is given as a class of modules, for example nn.ReLU, got {kind!r}")
     if not callable(make) or isinstance(make, nn.Module):
         given = type(make).__name__ if isinstance(make, nn.Module) else repr(make)
-        raise InputError(f"a function of the channels makes what takes its place, for example lambda channels: unit('atac', channels), got {given}")
+        raise InputError(
+            f"a function of the channels makes what takes its place, for example lambda channels: unit('atac', channels), got {given}"
+        )
     model = _copied(model)
     graph, modules = _trace(model, kind), dict(model.named_modules())
     calls = [node for node in graph.nodes if _is_call(node, modules, kind)]
@@ -139,7 +236,9 @@ def replace_activations(
         kinds = sorted({type(m).__name__ for m in modules.values() if not list(m.children())})
         raise InputError(f"{type(model).__name__} calls no {kind.__name__}; its modules are {', '.join(kinds)}")
     names = _names(calls, modules)
-    in_place = not _led_on(graph, calls, modules) and all(node.target == name and node.args for node, name in zip(calls, names))
+    in_place = not _led_on(graph, calls, modules) and all(
+        node.target == name and node.args for node, name in zip(calls, names)
+    )
     _no_hooks(_forgotten(graph, calls, modules, in_place))
     if not in_place:
         _one_way(model, kind)
@@ -155,10 +254,14 @@ def _copied(model: nn.Module) -> nn.Module:
         return deepcopy(model)
     except RuntimeError as error:
         reason = str(error).partition(".")[0]
-        raise InputError(f"{type(model).__name__} cannot be copied ({reason}): let it keep no tensors of a forward pass, nor weights that are computed in one") from error
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({reason}): let it keep no tensors of a forward pass, nor weights that are computed in one"
+        ) from error
 
 
-def _forgotten(graph: fx.Graph, calls: list[fx.Node], modules: dict[str, nn.Module], in_place: bool) -> dict[str, nn.Module]:
+def _forgotten(
+    graph: fx.Graph, calls: list[fx.Node], modules: dict[str, nn.Module], in_place: bool
+) -> dict[str, nn.Module]:
     "The modules that will not be called any more: those in whose place others come, and where the trace takes the net's place, all that it does not call."
     replaced = [node.target for node in calls]
     kept = {node.target for node in graph.nodes if node.op == "call_module"}
@@ -170,7 +273,9 @@ def _no_hooks(modules: dict[str, nn.Module]) -> None:
     "Raise `InputError` for a module, among those that will not be called any more, whose hooks do something."
     for name, module in modules.items():
         if module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks:
-            raise InputError(f"{name or type(module).__name__} has hooks, which would not be called any more: remove them first")
+            raise InputError(
+                f"{name or type(module).__name__} has hooks, which would not be called any more: remove them first"
+            )
 
 # %% ../nbs/lib/13_activations.ipynb #1a1eb888
 def _is_call(node: fx.Node, modules: dict[str, nn.Module], kind: type) -> bool:
@@ -207,13 +312,18 @@ def _made(node: fx.Node, modules: dict[str, nn.Module], make: Callable[[int], nn
                 made(like.new_zeros(1, channels))
         except (InputError, RuntimeError, IndexError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"make({channels}) gives no unit for vectors [N, {channels}], which {node.name} sees behind a linear layer ({reason}): let it give another one there") from error
+            raise InputError(
+                f"make({channels}) gives no unit for vectors [N, {channels}], which {node.name} sees behind a linear layer ({reason}): let it give another one there"
+            ) from error
     return made
 
 
 def _after_linear(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     "Whether the layer that fixes the channels of a step is a linear one."
-    while node.all_input_nodes and not any(hasattr(modules.get(node.target), name) for name in ("out_channels", "num_features", "num_channels", "out_features")):
+    while node.all_input_nodes and not any(
+        hasattr(modules.get(node.target), name)
+        for name in ("out_channels", "num_features", "num_channels", "out_features")
+    ):
         node = node.all_input_nodes[0]
     return hasattr(modules.get(node.target), "out_features")
 
@@ -223,7 +333,9 @@ def _one_way(model: nn.Module, kind: type) -> None:
     with evaluation(model):
         ways = {str(_trace(model.train(mode), kind)) for mode in (True, False)}
     if len(ways) > 1:
-        raise InputError(f"{type(model).__name__} takes another way in training than in evaluation: build it with units instead")
+        raise InputError(
+            f"{type(model).__name__} takes another way in training than in evaluation: build it with units instead"
+        )
 
 
 def _as_traced(model: nn.Module, graph: fx.Graph, calls: list[fx.Node], names: list[str]) -> fx.GraphModule:

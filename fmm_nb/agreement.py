@@ -23,7 +23,9 @@ def _array(scores) -> np.ndarray:
         scores = scores.float() if scores.dtype == torch.bfloat16 else scores
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.dtype.kind not in "biuf":
-        raise InputError(f"scores must be real numbers of shape [N, C], samples and channels, got {scores.dtype} {list(scores.shape)}")
+        raise InputError(
+            f"scores must be real numbers of shape [N, C], samples and channels, got {scores.dtype} {list(scores.shape)}"
+        )
     return scores
 
 
@@ -31,7 +33,9 @@ def _arrays(a, b) -> tuple[np.ndarray, np.ndarray]:
     "Two scorings as arrays; raises `InputError` unless they have one shape."
     a, b = _array(a), _array(b)
     if a.shape != b.shape:
-        raise InputError(f"two scorings must have the same samples and channels, got [N, C] = {list(a.shape)} and {list(b.shape)}")
+        raise InputError(
+            f"two scorings must have the same samples and channels, got [N, C] = {list(a.shape)} and {list(b.shape)}"
+        )
     return a, b
 
 
@@ -151,7 +155,9 @@ def _means(statistic, a: np.ndarray, b: np.ndarray, groups: int) -> np.ndarray: 
     "The mean score over the samples of each group; a and b hold one group after the other."
     values = np.asarray(statistic(a, b), dtype=np.float64)
     if values.shape != (len(a),):
-        raise InputError(f"a statistic must give one number a sample, [{len(a)}], got {list(values.shape)}; try kendall_tau or cosine")
+        raise InputError(
+            f"a statistic must give one number a sample, [{len(a)}], got {list(values.shape)}; try kendall_tau or cosine"
+        )
     values = values.reshape(groups, len(a) // groups)
     valid = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -167,7 +173,11 @@ def permutation_null(
 ) -> np.ndarray:  # [permutations]
     "The mean score over samples when one permutation of the channels is shared by all of them; one value a permutation."
     a, b = _arrays(a, b)
-    chance, left, means = np.random.default_rng(whole_number("seed", seed, 0)), whole_number("permutations", permutations), []
+    chance, left, means = (
+        np.random.default_rng(whole_number("seed", seed, 0)),
+        whole_number("permutations", permutations),
+        [],
+    )
     while left:
         count = min(left, max(1, CHUNK // max(1, a.size)))  # so many permutations at a time
         orders = np.array([chance.permutation(a.shape[1]) for _ in range(count)], dtype=int)
@@ -224,7 +234,9 @@ def agreement_matrix(
     named = [(name, _array(x)) for group in (scores, others) for name, x in group.items()]
     for name, x in named:
         if x.shape != named[0][1].shape:
-            raise InputError(f"scorings must have the same samples and channels, got {list(x.shape)} for {name!r} and {list(named[0][1].shape)} for {named[0][0]!r}")
+            raise InputError(
+                f"scorings must have the same samples and channels, got {list(x.shape)} for {name!r} and {list(named[0][1].shape)} for {named[0][0]!r}"
+            )
     cells = [[mean_agreement(a, b, statistic) for b in others.values()] for a in scores.values()]
     return pd.DataFrame(cells, index=list(scores), columns=list(others), dtype=np.float64)
 
@@ -239,5 +251,11 @@ def gate_agreement(
     if not said:
         return {"tau": np.nan, "tau_null": np.nan}
     importance = channel_importance(net, x)
-    null = [permutation_null(said[gate], importance[gate], permutations=permutations, seed=place).mean() for place, gate in enumerate(said)]
-    return {"tau": float(np.mean([kendall_tau(said[gate], importance[gate]).nanmean().item() for gate in said])), "tau_null": float(np.mean(null))}
+    null = [
+        permutation_null(said[gate], importance[gate], permutations=permutations, seed=place).mean()
+        for place, gate in enumerate(said)
+    ]
+    return {
+        "tau": float(np.mean([kendall_tau(said[gate], importance[gate]).nanmean().item() for gate in said])),
+        "tau_null": float(np.mean(null)),
+    }

@@ -105,7 +105,9 @@ def in_short(
         "What stays open": {id: f"Whether {TOLD[id][2]}" for id in telling("undecided", "not tested")},
     }
     brackets = {id: f" ({beside[id]})" if beside.get(id) else "" for id in asked}
-    lines = {title: [f"- {text}{brackets[id]}." for id, text in texts.items()] for title, texts in lists.items() if texts}
+    lines = {
+        title: [f"- {text}{brackets[id]}." for id, text in texts.items()] for title, texts in lists.items() if texts
+    }
     return "\n\n".join("\n".join([f"**{title}:**\n", *texts]) for title, texts in lines.items())
 
 
@@ -133,7 +135,9 @@ def surprises(found: Findings, ids: list[str]) -> str:
 
 # %% ../nbs/lib/70_article.ipynb #acf7dd74
 NO_GAIN = ("contradicted", "reversed", "smaller")
-TRY_A_RATE = "If you try one, choose its learning rate anew: a gate below one shrinks what passes and the gradient with it."
+TRY_A_RATE = (
+    "If you try one, choose its learning rate anew: a gate below one shrinks what passes and the gradient with it."
+)
 ADVICE = [  # (id, words, advice)
     ("M15", ("supported",), "Put a gate behind each activation."),
     ("M15", NO_GAIN, f"Do not count on a gate for accuracy in a small net without normalisation. {TRY_A_RATE}"),
@@ -143,11 +147,27 @@ ADVICE = [  # (id, words, advice)
         ("contradicted", "undecided"),
         "Before a gate that looks at its input, try the same net with a constant or learned factor, and a slightly wider net: what is left over is what attention is worth to you.",
     ),
-    ("M9", ("supported",), "Do not read attention weights as importance: of that they say little. Remove channels, or take gradients."),
-    ("M42", ("contradicted", "undecided"), "If you want a net that is less sensitive, first ask whether its logits are merely smaller: a constant gate makes them so."),
+    (
+        "M9",
+        ("supported",),
+        "Do not read attention weights as importance: of that they say little. Remove channels, or take gradients.",
+    ),
+    (
+        "M42",
+        ("contradicted", "undecided"),
+        "If you want a net that is less sensitive, first ask whether its logits are merely smaller: a constant gate makes them so.",
+    ),
     ("M55", NO_GAIN, "Keep the sum of a residual block."),
-    ("M63", ("supported",), "Where you want a product in the main path, keep it near one at the start, or add it beside the shortcut."),
-    ("A1", ("supported", "smaller"), "Where a gate takes the place of an activation, let it see its own place, or keep a ReLU before it."),
+    (
+        "M63",
+        ("supported",),
+        "Where you want a product in the main path, keep it near one at the start, or add it beside the shortcut.",
+    ),
+    (
+        "A1",
+        ("supported", "smaller"),
+        "Where a gate takes the place of an activation, let it see its own place, or keep a ReLU before it.",
+    ),
     ("A7", NO_GAIN, "Spend parameters on depth before you spend them on units of activation."),
     ("A7", ("undecided",), "Nothing here says whether parameters are better spent on depth or on units of activation."),
     ("A7", ("supported",), "Spend parameters on ATAC units before you spend them on depth."),
@@ -156,7 +176,9 @@ ADVICE = [  # (id, words, advice)
 
 def advice(found: Findings) -> str:
     "What to do, a line each with what it rests on."
-    given = [f"- {text} *({id}, {found.claims.verdict[id]})*" for id, words, text in ADVICE if word_of(found, id) in words]
+    given = [
+        f"- {text} *({id}, {found.claims.verdict[id]})*" for id, words, text in ADVICE if word_of(found, id) in words
+    ]
     return "\n".join(given) or "Nothing that was run at this scale bears on it."
 
 # %% ../nbs/lib/70_article.ipynb #327da4ae

@@ -22,7 +22,7 @@ from pathlib import Path
 from .budget import core_seconds
 from .errors import InputError, whole_number
 from .files import build_folder, data_folder, locked, need_repository, writable_folder, written
-from .pages import Page, inputs, made, missing_nets, products, state, status, why  # status: who runs a study asks how far it is
+from .pages import Page, inputs, made, missing_nets, products, state, status, why  # noqa: F401  # status: to be asked here
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
 from .sources import find, reason
 from .specs import Spec, from_dict
@@ -32,7 +32,11 @@ from .workers import WORKER_ENVIRONMENT, batch_cores, end_with_parent, ending, e
 # %% ../nbs/lib/47_batch.ipynb #3ed70fca
 def execute(page: Page) -> str | None:
     "Execute a page in this process; what went wrong as one line, or None. The failed notebook is kept in `failed/`."
-    made_from, part, before = inputs(page), page.out / "failed" / f"{page.name}.ipynb", page.answer.with_suffix(".before")
+    made_from, part, before = (
+        inputs(page),
+        page.out / "failed" / f"{page.name}.ipynb",
+        page.answer.with_suffix(".before"),
+    )
     writable_folder(part.parent)
     with locked(part.with_suffix(".lock")), own_core():
         if page.answer.exists():
@@ -60,17 +64,31 @@ def _papermill(page: Page, output: Path) -> str | None:
     if page.build != build_folder():
         parameters |= {"store": str((page.build / "store").resolve()), "out": str(page.out.resolve())}
     try:
-        with tempfile.TemporaryDirectory(prefix="fmm-") as folder:  # sockets of its own: kernels that start together else pick the same
+        with tempfile.TemporaryDirectory(
+            prefix="fmm-"
+        ) as folder:  # sockets of its own: kernels that start together else pick the same
             pipes = {"transport": "ipc", "ip": f"{folder}/kernel"}
             config = Config({"KernelManager": pipes, "AsyncKernelManager": pipes})
-            papermill.execute_notebook(page.source, output, parameters, kernel_name="python3", progress_bar=False, config=config, cwd=str(page.source.parent))
+            papermill.execute_notebook(
+                page.source,
+                output,
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                config=config,
+                cwd=str(page.source.parent),
+            )
     except papermill.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except Exception as error:
         return f"{type(error).__name__}: {reason(error)}"
 
 # %% ../nbs/lib/47_batch.ipynb #a9dbd8fe
-PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": None}  # with a backend that is set kernels draw nothing
+PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "MPLBACKEND": None,
+}  # with a backend that is set kernels draw nothing
 
 
 def _begin() -> None:
@@ -84,7 +102,11 @@ def execute_all(pages: list[Page], workers: int) -> dict[Page, str]:
     if not pages:
         return {}
     context, failures = multiprocessing.get_context("spawn"), {}
-    with environment(PAGE_ENVIRONMENT), batch_cores(workers), ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=_begin)) as pool:
+    with (
+        environment(PAGE_ENVIRONMENT),
+        batch_cores(workers),
+        ending(ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1, initializer=_begin)) as pool,
+    ):
         futures = {pool.submit(execute, page): page for page in pages}
         for future in as_completed(futures):
             page, error = futures[future], future.exception()
@@ -134,13 +156,22 @@ def run(
     build = build or build_folder()
     whole_number("workers", workers)
     need_repository("fmm run")
-    pages = [Page(name, scale_of(scale) and scale, build) for name in dict.fromkeys(map(experiment_of, names or EXPERIMENTS))]
+    pages = [
+        Page(name, scale_of(scale) and scale, build) for name in dict.fromkeys(map(experiment_of, names or EXPERIMENTS))
+    ]
     due = [page for page in pages if state(page) != "done"]
     nets = list(dict.fromkeys(spec for page in due for spec in missing_nets(page.name, scale, build)))
     todo = f"{len(nets)} nets to train, {len(due)} of {len(pages)} pages to execute" if due else "nothing is missing"
     print(f"scale {scale}: {todo}", flush=True)
     if dry_run:
-        print("\n".join([*estimate(nets, build / "store", workers), *(line for page in due for line in why(page.name, scale, build))]))
+        print(
+            "\n".join(
+                [
+                    *estimate(nets, build / "store", workers),
+                    *(line for page in due for line in why(page.name, scale, build)),
+                ]
+            )
+        )
         return []
     for data in dict.fromkeys(spec.data for spec in nets):
         find(data)  # a set that is known from published rows alone can train nothing
@@ -156,7 +187,9 @@ def run(
     failures = execute_all([page for page in due if not lack[page]], workers)
     late = [page for page in pages if page not in failures and not lack.get(page) and state(page) == "stale"]
     if late:
-        print(f"once more, since what they rest on changed meanwhile: {', '.join(page.name for page in late)}", flush=True)
+        print(
+            f"once more, since what they rest on changed meanwhile: {', '.join(page.name for page in late)}", flush=True
+        )
     return [*lines, *failures.values(), *execute_all(late, workers).values()]
 
 # %% ../nbs/lib/47_batch.ipynb #80eee394
@@ -185,7 +218,14 @@ def conclusion(
 
 def _site(scale: str, build: Path) -> list[str]:
     "Render the site; what went wrong as one line."
-    command = [sys.executable, str(need_repository("the site") / "site" / "build.py"), "--scale", scale, "--out", str(build / "site")]
+    command = [
+        sys.executable,
+        str(need_repository("the site") / "site" / "build.py"),
+        "--scale",
+        scale,
+        "--out",
+        str(build / "site"),
+    ]
     return [] if subprocess.run(command).returncode == 0 else [f"the site was not built: {' '.join(command[1:])}"]
 
 # %% ../nbs/lib/47_batch.ipynb #17e6d538
@@ -205,13 +245,21 @@ def publish(
     states = {page.name: state(page) for page in pages}
     late = {word: [name for name in states if states[name] == word] for word in set(states.values()) - {"done"}}
     if late:
-        told = "; ".join(f"{', '.join(names)} {'are' if names[1:] else 'is'} {word}" for word, names in sorted(late.items()))
-        command = "paper" if "paper" in sum(late.values(), []) else f"run {' '.join(name.split('_')[0] for names in late.values() for name in names)}"
+        told = "; ".join(
+            f"{', '.join(names)} {'are' if names[1:] else 'is'} {word}" for word, names in sorted(late.items())
+        )
+        command = (
+            "paper"
+            if "paper" in sum(late.values(), [])
+            else f"run {' '.join(name.split('_')[0] for names in late.values() for name in names)}"
+        )
         raise InputError(f"not published: {told} at scale {scale}; run fmm {command} --scale {scale} first")
     for path in (path for page in pages for path in products(page)):
         target = results / scale / path.relative_to(build / scale)
         with written(target) as part:
-            known_rows(target, path).to_csv(part, index=False) if path.parent.name == "rows" else shutil.copyfile(path, part)
+            known_rows(target, path).to_csv(part, index=False) if path.parent.name == "rows" else shutil.copyfile(
+                path, part
+            )
     for page in pages:
         with written(results / scale / page.target.relative_to(page.out)) as part:
             part.write_text(cleaned(page.target.read_text(encoding="utf-8")), encoding="utf-8")
@@ -229,5 +277,9 @@ def cleaned(
     notebook["cells"] = [c for c in notebook["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
     here = [str(path) for path in (build_folder().parent, Path.home()) if len(str(path)) > 1]
     folders = re.compile(f"(?:{'|'.join(map(re.escape, sorted(here, key=len, reverse=True)))})(?![\\w-])")
-    text = re.sub(r"\.\./build/(\w+)/(rows|figures)/", r"../data/results/\1/\2/", json.dumps(notebook, indent=1, ensure_ascii=False))  # where they are published
+    text = re.sub(
+        r"\.\./build/(\w+)/(rows|figures)/",
+        r"../data/results/\1/\2/",
+        json.dumps(notebook, indent=1, ensure_ascii=False),
+    )  # where they are published
     return folders.sub("…", text) + "\n"

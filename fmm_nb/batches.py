@@ -25,7 +25,7 @@ from .workers import cores
 
 # %% ../nbs/lib/11_batches.ipynb #e097811f
 def stream(*where) -> np.random.Generator:
-    "A generator of random numbers that depends on `where` alone, for example on (seed, epoch, step, \"mixup\")."
+    'A generator of random numbers that depends on `where` alone, for example on (seed, epoch, step, "mixup").'
     digest = hashlib.sha256("/".join(map(str, where)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
@@ -72,7 +72,10 @@ def crop_flip(
     row, column = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     rows = down[:, None] + row
     columns = right[:, None] + torch.where(mirrored[:, None], w - 1 - column, column)
-    image, channel = torch.arange(n, device=x.device)[:, None, None, None], torch.arange(c, device=x.device)[None, :, None, None]
+    image, channel = (
+        torch.arange(n, device=x.device)[:, None, None, None],
+        torch.arange(c, device=x.device)[None, :, None, None],
+    )
     return F.pad(x, (padding,) * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 # %% ../nbs/lib/11_batches.ipynb #b530cc91
@@ -92,17 +95,29 @@ def draws(
     epoch: int,  # from 1
     count: int,  # N training images
     classes: int,  # K
-) -> dict[str, Tensor]:  # each [N]: image, and where the protocol asks for it down, right, mirrored, weight, partner, probe [N, K]
+) -> dict[
+    str, Tensor
+]:  # each [N]: image, and where the protocol asks for it down, right, mirrored, weight, partner, probe [N, K]
     "What chance decides in an epoch, for `batch`."
     protocol = spec.protocol
     found = {"image": stream(spec.seed, epoch, "order").permutation(count)}
     sizes = [min(protocol.batch_size, count - start) for start in range(0, count, protocol.batch_size)]
     if protocol.augmentation != "none":
-        found |= _in_turn(sizes, lambda step, size: _offsets(stream(spec.seed, epoch, step, "augmentation"), size, padding_of(protocol)))
+        found |= _in_turn(
+            sizes,
+            lambda step, size: _offsets(stream(spec.seed, epoch, step, "augmentation"), size, padding_of(protocol)),
+        )
     if protocol.mixup:
-        found |= _in_turn(sizes, lambda step, size: _mixture(stream(spec.seed, epoch, step, "mixup"), protocol.mixup, size))
+        found |= _in_turn(
+            sizes, lambda step, size: _mixture(stream(spec.seed, epoch, step, "mixup"), protocol.mixup, size)
+        )
     if protocol.jacobian_penalty:
-        found |= _in_turn(sizes, lambda step, size: {"probe": stream(spec.seed, epoch, step, "probe").choice([-1.0, 1.0], (size, classes)).astype("float32")})
+        found |= _in_turn(
+            sizes,
+            lambda step, size: {
+                "probe": stream(spec.seed, epoch, step, "probe").choice([-1.0, 1.0], (size, classes)).astype("float32")
+            },
+        )
     return {name: torch.from_numpy(values) for name, values in found.items()}
 
 
@@ -133,8 +148,16 @@ def batch(
 ) -> tuple[Tensor, Tensor]:  # [B, C, H, W], [B, K]
     "Images and targets of one step, augmented and mixed as the draw says."
     images, wanted = x[draw["image"]], targets[draw["image"]]
-    moved = (lambda images: crop_flip(images, draw["down"], draw["right"], draw["mirrored"], padding)) if "down" in draw else (lambda images: images)
-    images = normalised(moved(images), mean_std, targets.dtype) if padded_black else moved(normalised(images, mean_std, targets.dtype))
+    moved = (
+        (lambda images: crop_flip(images, draw["down"], draw["right"], draw["mirrored"], padding))
+        if "down" in draw
+        else (lambda images: images)
+    )
+    images = (
+        normalised(moved(images), mean_std, targets.dtype)
+        if padded_black
+        else moved(normalised(images, mean_std, targets.dtype))
+    )
     return mixed(images, wanted, draw["weight"], draw["partner"]) if "weight" in draw else (images, wanted)
 
 # %% ../nbs/lib/11_batches.ipynb #70f17c64
@@ -153,8 +176,12 @@ def seen_as(protocol: Protocol, images: ImageSet) -> ImageSet:
     if protocol.shrink == 1:
         return images
     if images.train_x.shape[2] % protocol.shrink:
-        raise InputError(f"shrink is {protocol.shrink}, which does not divide the {images.train_x.shape[2]} pixels of {images.name}")
-    smaller = lambda x: torch.cat([F.avg_pool2d(part.float(), protocol.shrink).round().byte() for part in x.split(5000)])
+        raise InputError(
+            f"shrink is {protocol.shrink}, which does not divide the {images.train_x.shape[2]} pixels of {images.name}"
+        )
+    smaller = lambda x: torch.cat(
+        [F.avg_pool2d(part.float(), protocol.shrink).round().byte() for part in x.split(5000)]
+    )
     return replace(images, train_x=smaller(images.train_x), test_x=smaller(images.test_x))
 
 # %% ../nbs/lib/11_batches.ipynb #074fee06
@@ -165,7 +192,9 @@ CLEAN = 2000  # training images on which the loss is also taken cleanly
 class Parts:
     "The images of a training, on its device; the same for every seed."
 
-    pairs: dict[str, tuple[Tensor, Tensor]]  # (x, y) of train, clean (some of train), validation (where asked for), test
+    pairs: dict[
+        str, tuple[Tensor, Tensor]
+    ]  # (x, y) of train, clean (some of train), validation (where asked for), test
     targets: Tensor  # of train: probabilities [N, K] in the dtype of the net
     mean_std: tuple[Tensor, Tensor]  # of train, each [C]
     shape: dict[str, int]  # in_channels, image_size, num_classes
@@ -188,7 +217,10 @@ def parts(
     clean = kept.subset(min(CLEAN, len(kept.train_x)), None, seed=0)
     pairs = {"train": (kept.train_x, kept.train_y), "clean": (clean.train_x, clean.train_y)}
     pairs |= {"validation": (held.train_x, held.train_y)} if held else {}
-    pairs = {part: (x.to(device), y.to(device)) for part, (x, y) in (pairs | {"test": (images.test_x, images.test_y)}).items()}
+    pairs = {
+        part: (x.to(device), y.to(device))
+        for part, (x, y) in (pairs | {"test": (images.test_x, images.test_y)}).items()
+    }
     dtype = torch.float64 if spec.protocol.precision == "float64" else torch.float32
     targets = F.one_hot(pairs["train"][1], shape["num_classes"]).to(dtype)
     mean, std = kept.mean_std()

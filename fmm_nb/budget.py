@@ -32,7 +32,13 @@ def _seconds(spec: Spec, images: int) -> float:
         return recipe.epochs * images / (SPEEDS.get(spec.model, IMAGES_PER_SECOND) * toy)
     side = (recipe.canvas or SIDES.get(spec.data.split("[")[0], 28)) / recipe.shrink
     tests = len({recipe.epochs, *recipe.evaluate, *recipe.snapshots}) * (1000 if spec.data.endswith("_mini") else 10000)
-    return (recipe.epochs * images + tests / 3) * (side / 16) ** 2 * (14 * family_of(spec.model)[1]["blocks"] - 2) / 12 / RESNET
+    return (
+        (recipe.epochs * images + tests / 3)
+        * (side / 16) ** 2
+        * (14 * family_of(spec.model)[1]["blocks"] - 2)
+        / 12
+        / RESNET
+    )
 
 # %% ../nbs/lib/42_budget.ipynb #219a4510
 def added(experiment: str, scale: str) -> list[Spec]:

@@ -44,7 +44,9 @@ def placed(
     ground = x.new_zeros(len(x), x.shape[1], canvas, canvas)
     for size in sizes(canvas):
         which = torch.from_numpy(np.flatnonzero(side == size))
-        scaled = F.interpolate(x[which].float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+        scaled = (
+            F.interpolate(x[which].float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+        )
         rows, columns = (corners[axis, which, None] + torch.arange(size) for axis in (0, 1))
         channels = torch.arange(x.shape[1])[None, :, None, None]
         ground[which[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]] = scaled
@@ -54,5 +56,7 @@ def placed(
 def on_canvas(images: ImageSet, canvas: int) -> ImageSet:
     "An image set whose images stand on a canvas; raises `InputError` for one that is smaller than they are."
     if whole_number("canvas", canvas) < images.train_x.shape[2]:
-        raise InputError(f"a canvas of {canvas} pixels is smaller than the images of {images.name}: give at least {images.train_x.shape[2]}")
+        raise InputError(
+            f"a canvas of {canvas} pixels is smaller than the images of {images.name}: give at least {images.train_x.shape[2]}"
+        )
     return replace(images, train_x=placed(images.train_x, canvas, 0), test_x=placed(images.test_x, canvas, 1))

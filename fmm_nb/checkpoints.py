@@ -31,7 +31,9 @@ def write_checkpoint(training, path: Path) -> None:
     "Write the state of a training."
     tensors = {f"net/{name}": value for name, value in training.model.state_dict().items()}
     tensors |= {f"momentum/{i}": value for i, value in enumerate(training.momentum)}
-    tensors |= {f"kept/{epoch}/{name}": value for epoch, weights in training.kept.items() for name, value in weights.items()}
+    tensors |= {
+        f"kept/{epoch}/{name}": value for epoch, weights in training.kept.items() for name, value in weights.items()
+    }
     numbers = {name: getattr(training, name) for name in ("epoch", "step", "history", "seconds")}
     about = json.dumps({"origin": origin(training), "numbers": numbers}).encode()
     tensors |= {"sums": training.sums, "finite": training.finite, "about": torch.tensor(list(about), dtype=torch.uint8)}

@@ -52,8 +52,19 @@ CHOICES = {
 DEFAULT = "default"
 TOGETHER = {
     "as in LeNet": ("kernels of 5×5", "average pooling", "inputs in [0, 1]"),
-    "as in ResNets": ("BatchNorm", "He initialisation", "weight decay 0.001", "crops and mirror images", "cosine schedule"),
-    "normalised before the gate": ("BatchNorm", "SE before the ReLU", "SE: a quarter of the channels", "a third of the rate"),
+    "as in ResNets": (
+        "BatchNorm",
+        "He initialisation",
+        "weight decay 0.001",
+        "crops and mirror images",
+        "cosine schedule",
+    ),
+    "normalised before the gate": (
+        "BatchNorm",
+        "SE before the ReLU",
+        "SE: a quarter of the channels",
+        "a third of the rate",
+    ),
     "few images": ("a quarter of the images", "weight decay 0.001", "crops and mirror images"),
 }
 
@@ -73,20 +84,38 @@ def choice_arms(
     names: Iterable[str] = (*CHOICES, *TOGETHER),
 ) -> dict[str, Arm]:  # "am, BatchNorm" → the arm
     "The arms that differ from a net by default."
-    arm = lambda net, parts: _arm(net, [CHOICES[part] for part in parts if net in CHOICES[part].nets], protocol, n_train, rates, datasets)
+    arm = lambda net, parts: _arm(
+        net, [CHOICES[part] for part in parts if net in CHOICES[part].nets], protocol, n_train, rates, datasets
+    )
     found = {f"{net}, {name}": (arm(net, parts_of(name)), arm(net, ())) for name in names for net in COMPARED}
     return {name: varied for name, (varied, default) in found.items() if varied != default}
 
 
-def _arm(net: str, choices: list[Choice], protocol: Protocol, n_train: int, rates: dict[str, float], datasets: tuple[str, ...]) -> Arm:
+def _arm(
+    net: str,
+    choices: list[Choice],
+    protocol: Protocol,
+    n_train: int,
+    rates: dict[str, float],
+    datasets: tuple[str, ...],
+) -> Arm:
     "A net under some choices."
     own = rates.get(net, protocol.learning_rate) / prod(choice.slower for choice in choices)
     images = prod(choice.images for choice in choices)
     times = prod(choice.epochs for choice in choices) / images
     epochs = max(1, round(times * protocol.epochs))
-    recipe = {"epochs": epochs, "snapshots": tuple(epoch for at in protocol.snapshots if 0 < (epoch := round(times * at)) < epochs)}
-    recipe |= {"learning_rate": next((choice.rate for choice in choices if choice.rate), own), "shrink": protocol.shrink}
-    merged = {name: {key: value for choice in choices for key, value in getattr(choice, name).items()} for name in ("options", "protocol")}
+    recipe = {
+        "epochs": epochs,
+        "snapshots": tuple(epoch for at in protocol.snapshots if 0 < (epoch := round(times * at)) < epochs),
+    }
+    recipe |= {
+        "learning_rate": next((choice.rate for choice in choices if choice.rate), own),
+        "shrink": protocol.shrink,
+    }
+    merged = {
+        name: {key: value for choice in choices for key, value in getattr(choice, name).items()}
+        for name in ("options", "protocol")
+    }
     return Arm(net, merged["options"], recipe | merged["protocol"], datasets, n_train=round(images * n_train))
 
 # %% ../nbs/lib/40_choices.ipynb #03528a1f

@@ -44,7 +44,9 @@ def _pieces(found: Findings, row: dict) -> list[str]:
         told and f"reported {told} {unit_of(claim).removeprefix('log ratio')}".strip(),
         measured and f"measured{arms} {measured}",
         "on the claimed side, within the margin" if word_of(found, id) == "smaller" else "",
-        f"p {row['support']:.2g} for it and {row['contradict']:.2g} against it" if row["verdict"] == "undecided" else "",
+        f"p {row['support']:.2g} for it and {row['contradict']:.2g} against it"
+        if row["verdict"] == "undecided"
+        else "",
         "" if np.isnan(row["detectable"]) else f"detectable {told_alone(id, row['detectable'])}",
         partly(found, id),
         of_parts(found, id),
@@ -73,7 +75,9 @@ def _rule(claim: Claim) -> str:
 
 def _numbers(claim: Claim, row: dict) -> str:
     "What was measured, where it is one number, and what is reported."
-    measured = "" if np.isnan(row["measured"]) else f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"
+    measured = (
+        "" if np.isnan(row["measured"]) else f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"
+    )
     reported = claim.reported and f"reported {claim.reported.replace(';', ', ')}"
     return "; ".join(f"{number} {row['unit']}".strip() for number in (measured, reported) if number)
 
@@ -101,7 +105,9 @@ def full(
         *cells,
         row["seen"] and f"checked: {row['seen']}",
         "" if claim.kind == "exact" or np.isnan(row["support"]) else _adjusted(claim, row),
-        "" if np.isnan(row["detectable"]) else f"this number of seeds finds {told_alone(row['id'], row['detectable'])} in four of five studies",
+        ""
+        if np.isnan(row["detectable"])
+        else f"this number of seeds finds {told_alone(row['id'], row['detectable'])} in four of five studies",
         row["in_part"] and f"trained on: {row['in_part']}",
         row["depends_on"] and f"depends on: {row['depends_on']}",
         row["note"] and f"note: {row['note']}",
@@ -112,7 +118,10 @@ def full(
 def in_full(found: Findings, id: str) -> str:  # lines for people
     "A claim as `full` tells it, with each comparison, the parts that it joins, and the rows that it rests on."
     claim, row, own = CLAIMS[id], found.claims.loc[id], found.estimates[found.estimates.claim == id]
-    cells = [f"{set_name(cell.data)}, {_compared(cell)}: {quantity(id, cell)}".removeprefix(", ") for cell in own.itertuples()]
+    cells = [
+        f"{set_name(cell.data)}, {_compared(cell)}: {quantity(id, cell)}".removeprefix(", ")
+        for cell in own.itertuples()
+    ]
     rows = found.tables.get(row.scale, {}).get(claim.experiment)
     if claim.kind == "conjunction":
         return full(row.to_dict(), (*cells, f"parts: {of_parts(found, id)}"))
@@ -151,7 +160,10 @@ def _accuracies(found: Findings, experiment: str) -> list[dict]:
     lines = []
     for data in sorted(filter(told, sets), reverse=True):  # digits before photographs
         for model in models:
-            ours = {f"scale {scale}": sample_of(on_set(rows, data), model, "test_accuracy_percent") for scale, rows in by_scale.items()}
+            ours = {
+                f"scale {scale}": sample_of(on_set(rows, data), model, "test_accuracy_percent")
+                for scale, rows in by_scale.items()
+            }
             line = {"net": model, "image set": set_name(data), "reported": f"{told(data)[model]:.2f}"}
             lines.append(line | {scale: as_mean(values, ".2f") for scale, values in ours.items()})
     return lines
@@ -167,7 +179,12 @@ def _recipe(experiment: str, scale: str, rows: pd.DataFrame) -> dict:
     "How the nets of an experiment that have rows at a scale were trained; a range where they differ."
     keys, sets = set(rows.key), list(rows.data.dropna().unique())
     trained = [spec for spec in nets(experiment, scale, sets) if spec.key in keys]
-    line = {"page": experiment, "scale": scale, "image sets": ", ".join(set_name(data, files=True) for data in sets), "nets": len(trained)}
+    line = {
+        "page": experiment,
+        "scale": scale,
+        "image sets": ", ".join(set_name(data, files=True) for data in sets),
+        "nets": len(trained),
+    }
     line |= {"seeds": _span(seeds_of_arms(trained)), "images": _span(spec.n_train or "all" for spec in trained)}
     fields = {"epochs": "epochs", "batch": "batch_size", "learning rate": "learning_rate", "schedule": "schedule"}
     return line | {title: _span(getattr(spec.protocol, name) for spec in trained) for title, name in fields.items()}

@@ -48,7 +48,11 @@ def told_alone(id: str, value: float) -> str:
     "A number in the unit of a claim, without an interval."
     if CLAIMS[id].kind == "proportion":
         return f"{value:.0%}"
-    return f"×{np.exp(value):.2f}" if CLAIMS[id].primary.startswith("log ") else f"{value:.2f} {unit_of(CLAIMS[id])}".strip()
+    return (
+        f"×{np.exp(value):.2f}"
+        if CLAIMS[id].primary.startswith("log ")
+        else f"{value:.2f} {unit_of(CLAIMS[id])}".strip()
+    )
 
 # %% ../nbs/lib/58_claims.ipynb #e8f2273d
 def told_reported(id: str) -> str:
@@ -79,7 +83,11 @@ def table(
         best = _best(scales, judged, id)
         ran = judged[best][id][1] is not None
         p = in_family[best][id] if ran else (np.nan, np.nan)
-        further = {"in_part": _in_part(claim, best, tables[best]) if ran else "", "support_adjusted": p[0], "contradict_adjusted": p[1]}
+        further = {
+            "in_part": _in_part(claim, best, tables[best]) if ran else "",
+            "support_adjusted": p[0],
+            "contradict_adjusted": p[1],
+        }
         rows.append(_row(claim, best, *judged[best][id]) | further)
     return pd.DataFrame(rows)
 
@@ -94,10 +102,20 @@ def _row(claim: Claim, scale: str, word: str, found: Evidence | None) -> dict:
     "A claim as a row of the table."
     of = found or Evidence(np.nan, np.nan)
     measured, low, high = (of.effect.difference, of.effect.low, of.effect.high) if of.effect else [np.nan] * 3
-    row = {"id": claim.id, "statement": claim.statement, "place": claim.place, "verdict": word, "reported": claim.reported, "unit": unit_of(claim)}
+    row = {
+        "id": claim.id,
+        "statement": claim.statement,
+        "place": claim.place,
+        "verdict": word,
+        "reported": claim.reported,
+        "unit": unit_of(claim),
+    }
     row |= {"measured": measured, "low": low, "high": high, "detectable": _detectable(claim, word, of)}
     row |= {"support": of.support, "contradict": of.contradict, "depends_on": of.depends_on, "seen": of.seen}
-    row |= {"reported size compatible": "" if claim.kind in ("weak", "some") else _compatible(claim.reported, of.effect), "note": _note(claim, found)}
+    row |= {
+        "reported size compatible": "" if claim.kind in ("weak", "some") else _compatible(claim.reported, of.effect),
+        "note": _note(claim, found),
+    }
     row |= {"kind": claim.kind, "family": claim.family, "experiment": claim.experiment}
     return row | {"scale": scale if found else "", "evidence": bool(found) and SCALES[scale].evidence}
 
@@ -131,15 +149,23 @@ def _would_take(claim: Claim) -> str:
     "The commands that would run a claim, at the lowest scale that counts as evidence and has its image sets."
     scales = [name for name in SCALES if SCALES[name].evidence]
     sizes = {name: sizes_of(claim.experiment, name) for name in scales}
-    scale = next((name for name in scales if {*sizes[name].datasets, *sizes[name].where_found} >= set(claim.data)), scales[-1])
-    return ", ".join([*(f"fmm data get {data}" for data in claim.data), f"fmm run {claim.experiment.split('_')[0]} --scale {scale}"])
+    scale = next(
+        (name for name in scales if {*sizes[name].datasets, *sizes[name].where_found} >= set(claim.data)), scales[-1]
+    )
+    return ", ".join(
+        [*(f"fmm data get {data}" for data in claim.data), f"fmm run {claim.experiment.split('_')[0]} --scale {scale}"]
+    )
 
 # %% ../nbs/lib/58_claims.ipynb #a4bb55dd
 def _in_part(claim: Claim, scale: str, tables: dict[str, pd.DataFrame]) -> str:
     "The image sets of a claim of which only some files were here, where a scale trains on all images; empty where there is none."
     if claim.experiment not in tables or sizes_of(claim.experiment, scale).n_train is not None:
         return ""
-    sets = sorted(data for data in _sets_compared(claim, tables[claim.experiment]) if "[" in data and whole_set(data) in claim.data)
+    sets = sorted(
+        data
+        for data in _sets_compared(claim, tables[claim.experiment])
+        if "[" in data and whole_set(data) in claim.data
+    )
     return ", ".join(set_name(data, files=True) for data in sets)
 
 
@@ -165,7 +191,9 @@ def of_page(
     "The claims that an experiment decides, by these rows as far as they are the planned ones."
     tables = tables_of(scale, build) | {experiment: planned(rows, scale, experiment)}
     judged, claims = judge(tables), [claim for claim in CLAIMS.values() if claim.experiment == experiment]
-    return pd.DataFrame([_row(claim, scale, *judged[claim.id]) | {"in_part": _in_part(claim, scale, tables)} for claim in claims])
+    return pd.DataFrame(
+        [_row(claim, scale, *judged[claim.id]) | {"in_part": _in_part(claim, scale, tables)} for claim in claims]
+    )
 
 # %% ../nbs/lib/58_claims.ipynb #3a8933b2
 def markdown(
@@ -226,18 +254,28 @@ def _traced(claim: Claim, scale: str, tables: dict[str, pd.DataFrame], words: di
     if claim.kind == "untestable":
         return [lines[0], claim.protocol]
     if claim.kind == "conjunction":
-        return lines + [line for part in claim.comparators.split("; ") for line in _traced(CLAIMS[part], scale, tables, words)]
+        return lines + [
+            line for part in claim.comparators.split("; ") for line in _traced(CLAIMS[part], scale, tables, words)
+        ]
     rows = tables.get(claim.experiment)
     if rows is None:
         return lines + ["no complete rows"]
-    lines += [f"rests on {GAINS[data]}, attention's gain on {data}" for data in claim.data if claim.kind == "mediation" and data in GAINS]
+    lines += [
+        f"rests on {GAINS[data]}, attention's gain on {data}"
+        for data in claim.data
+        if claim.kind == "mediation" and data in GAINS
+    ]
     used, column = deciding(claim, rows)
-    return [*lines, told_rows(claim, used, column)] + [f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.drop_duplicates("key").itertuples()]
+    return [*lines, told_rows(claim, used, column)] + [
+        f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.drop_duplicates("key").itertuples()
+    ]
 
 # %% ../nbs/lib/58_claims.ipynb #a4b9e6ff
 def told_rows(claim: Claim, used: pd.DataFrame, column: str) -> str:
     "What `deciding` gives, in words."
-    return f"from {len(used)} rows of {used.key.nunique()} nets or draws in rows/{claim.experiment}.csv, column {column}"
+    return (
+        f"from {len(used)} rows of {used.key.nunique()} nets or draws in rows/{claim.experiment}.csv, column {column}"
+    )
 
 
 def deciding(

@@ -44,7 +44,12 @@ def argument(flag: str, **options) -> tuple[str, dict]:
     return flag, options
 
 # %% ../nbs/lib/51_cli.ipynb #be8213db
-SCALE = argument("--scale", default="smoke", metavar="S", help="smoke (seconds), cpu (hours on two cores) or paper (a GPU); default smoke")
+SCALE = argument(
+    "--scale",
+    default="smoke",
+    metavar="S",
+    help="smoke (seconds), cpu (hours on two cores) or paper (a GPU); default smoke",
+)
 WORKERS = argument("--workers", type=int, default=2, metavar="N", help="processes side by side; default 2")
 
 # %% ../nbs/lib/51_cli.ipynb #16552ba5
@@ -61,7 +66,11 @@ def _report(failures: list[str], done: str) -> int:
     argument("names", nargs="*", help="experiments; none: all"),
     SCALE,
     WORKERS,
-    argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that trains, for example tcp://10.0.0.1:8786; default: this machine does"),
+    argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a Dask cluster that trains, for example tcp://10.0.0.1:8786; default: this machine does",
+    ),
     argument("--dry-run", action="store_true", help="only say what would be done, and how long it takes"),
 )
 def run(args) -> int:
@@ -87,7 +96,9 @@ def paper(args) -> int:
 def table(rows: list[tuple]) -> str:
     "Rows of text in columns; on a terminal the last column is broken where the line would be."
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    room = max(20, get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])) if sys.stdout.isatty() else None
+    room = (
+        max(20, get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])) if sys.stdout.isatty() else None
+    )
     lines = []
     for *first, last in rows:
         for part in room and wrap(str(last), room) or [last]:
@@ -112,7 +123,10 @@ def list_experiments(args) -> list[tuple]:
     from fmm_nb.pages import status
 
     found = status(args.scale)
-    rows = [(one["name"], one["state"], f"{one['nets'] - one['missing']} of {one['nets']}", one.get("why", one["title"])) for one in found]
+    rows = [
+        (one["name"], one["state"], f"{one['nets'] - one['missing']} of {one['nets']}", one.get("why", one["title"]))
+        for one in found
+    ]
     return [(f"experiment ({args.scale})", "state", "nets", "question"), *rows]
 
 
@@ -120,7 +134,9 @@ def list_models(args) -> list[tuple]:
     "Nets and the argument in which each differs."
     from fmm_nb.specs import FAMILIES, MODELS
 
-    arms = [(name, ", ".join(f"{option}={value}" for option, value in how.items()) or "—") for name, how in MODELS.items()]
+    arms = [
+        (name, ", ".join(f"{option}={value}" for option, value in how.items()) or "—") for name, how in MODELS.items()
+    ]
     families = [(", ".join(family.examples) + ", …", family.title) for family in FAMILIES.values()]
     return [("model", "differs from cnn in"), *arms, *families]
 
@@ -131,13 +147,18 @@ def list_data(args) -> list[tuple]:
 
     found = available()
     here = {name.split("[")[0]: name for name in found}
-    rows = [(here.get(name, name), "found" if name in here else "missing", source.title) for name, source in SOURCES.items()]
+    rows = [
+        (here.get(name, name), "found" if name in here else "missing", source.title) for name, source in SOURCES.items()
+    ]
     return [("data", "state", f"images (FMM_DATA is {told_root()})"), *rows]
 
 # %% ../nbs/lib/51_cli.ipynb #495a8b7f
 @command(
     "fmm why M14 --scale smoke",
-    argument("name", help="a page (03, paper), a claim (M14), a figure or table (05_definitions), a number as printed (×1.38), or the key of a net"),
+    argument(
+        "name",
+        help="a page (03, paper), a claim (M14), a figure or table (05_definitions), a number as printed (×1.38), or the key of a net",
+    ),
     SCALE,
 )
 def why(args) -> int:
@@ -220,12 +241,28 @@ def data(args) -> int:
     "fmm imagenet atac_resnet50 --data ~/imagenet",
     argument("name", help="a net, see fmm list models"),
     argument("--data", required=True, metavar="FOLDER", help="has train/CLASS/ and val/CLASS/, pictures of each class"),
-    argument("--out", metavar="FOLDER", help="for log.csv and the state, from which the same command goes on; default: build/imagenet/NAME-seedS"),
+    argument(
+        "--out",
+        metavar="FOLDER",
+        help="for log.csv and the state, from which the same command goes on; default: build/imagenet/NAME-seedS",
+    ),
     argument("--epochs", type=int, default=160, metavar="N", help="default 160, the source's"),
-    argument("--batch-size", type=int, default=256, metavar="N", help="pictures a step, all processes together; the rate grows with it; default 256, the source's"),
+    argument(
+        "--batch-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="pictures a step, all processes together; the rate grows with it; default 256, the source's",
+    ),
     argument("--image-size", type=int, default=224, metavar="N", help="pixels a side; default 224"),
     argument("--seed", type=int, default=0, metavar="S", help="of weights, order and augmentation; default 0"),
-    argument("--workers", type=int, default=8, metavar="N", help="processes that read pictures, beside each that trains; default 8"),
+    argument(
+        "--workers",
+        type=int,
+        default=8,
+        metavar="N",
+        help="processes that read pictures, beside each that trains; default 8",
+    ),
 )
 def imagenet(args) -> int:
     "Train a net on ImageNet; torchrun starts it on several GPUs or machines."
@@ -237,7 +274,9 @@ def imagenet(args) -> int:
     recipe = Recipe(epochs=args.epochs, batch_size=args.batch_size, image_size=args.image_size, seed=args.seed)
     out = args.out or os.path.relpath(build_folder() / "imagenet" / f"{args.name}-seed{args.seed}")
     show = lambda row: print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun ends all when one has failed: like a stop by hand
+    before = signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # torchrun ends all when one has failed: like a stop by hand
     try:
         log = train(args.name, args.data, out, recipe, args.workers, progress=show)
     except Stopped as stopped:
@@ -297,10 +336,22 @@ def doctor(args) -> int:
     from fmm_nb.sources import available, told_root
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    rows = [("fmm_nb", __version__), ("python", platform.python_version()), ("device", device), ("threads", torch.get_num_threads())]
+    rows = [
+        ("fmm_nb", __version__),
+        ("python", platform.python_version()),
+        ("device", device),
+        ("threads", torch.get_num_threads()),
+    ]
     rows += [("cores", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())]
-    rows += [(name, _version(metadata, name)) for name in ("torch", "torchvision", "numpy", "pandas", "papermill", "nbdev", "sphinx")]
-    rows += [("repository", repository() or "none: installed from a wheel"), ("build", build_folder()), ("cache", cache_folder())]
+    rows += [
+        (name, _version(metadata, name))
+        for name in ("torch", "torchvision", "numpy", "pandas", "papermill", "nbdev", "sphinx")
+    ]
+    rows += [
+        ("repository", repository() or "none: installed from a wheel"),
+        ("build", build_folder()),
+        ("cache", cache_folder()),
+    ]
     rows += [("FMM_DATA", told_root()), ("data found", ", ".join(available()))]
     print(table(rows))
     return 0
@@ -316,11 +367,15 @@ def _version(metadata, name: str) -> str:
 # %% ../nbs/lib/51_cli.ipynb #0b28bb44
 def parser() -> argparse.ArgumentParser:
     "The parser of `fmm`."
-    top = argparse.ArgumentParser("fmm", description="A reproducible study of attention, activation and multiplication in vision nets.")
+    top = argparse.ArgumentParser(
+        "fmm", description="A reproducible study of attention, activation and multiplication in vision nets."
+    )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, (function, example, arguments) in COMMANDS.items():
-        subparser = commands.add_parser(name, help=function.__doc__, description=function.__doc__, epilog=f"example: {example}")
+        subparser = commands.add_parser(
+            name, help=function.__doc__, description=function.__doc__, epilog=f"example: {example}"
+        )
         for flag, options in arguments:
             subparser.add_argument(flag, **options)
         subparser.set_defaults(function=function)

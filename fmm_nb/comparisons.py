@@ -15,7 +15,7 @@ import pandas as pd
 
 from .errors import InputError
 from .measures import unpacked
-from .statistics import contrast, Effect, effect, image_variance, mean_interval, rank_correlation
+from .statistics import Effect, contrast, effect, image_variance, mean_interval, rank_correlation
 
 # %% ../nbs/lib/52_comparisons.ipynb #6cc5b044
 ARM = r"[a-z]\w*(?:\[[^\]]*\])?"
@@ -71,7 +71,16 @@ def expanded(text: str) -> list[str]:
     return [re.sub(r"\{[^{}]*\}", lambda match, values=iter(step): next(values), text) for step in steps]
 
 # %% ../nbs/lib/52_comparisons.ipynb #8160f933
-NET_OPTIONS = ("act_layers", "act_order", "relu_beside", "reduction", "context", "inner_relu", "batch_norm", "activation")
+NET_OPTIONS = (
+    "act_layers",
+    "act_order",
+    "relu_beside",
+    "reduction",
+    "context",
+    "inner_relu",
+    "batch_norm",
+    "activation",
+)
 
 
 def is_arm(
@@ -117,7 +126,9 @@ def sample_of(
         return pd.Series(dtype=float)
     here = is_arm(rows, arm)
     values, seeds = (pd.to_numeric(rows[of].array[here], errors="coerce") for of in (name, "seed"))
-    values = pd.Series(np.log(np.where(values > 0, values, np.nan)) if name != column else values, index=pd.Index(seeds, name="seed"))
+    values = pd.Series(
+        np.log(np.where(values > 0, values, np.nan)) if name != column else values, index=pd.Index(seeds, name="seed")
+    )
     if not len(values) or not np.isfinite(values.to_numpy(float)).all():
         return pd.Series(dtype=float)
     return values.sort_index() if values.index.is_unique else values.groupby(level=0).mean()
@@ -160,11 +171,15 @@ def at_parameters(
     names = rows.model.str.extract(DEPTH).set_axis(["before", "depth", "after"], axis=1)
     plain = without_options(rows[names.depth.notna()])
     for _, group in plain.groupby([plain.data, plain.seed]):
-        wanted = {names.depth[place]: group.parameters[place] for place in group.index[group.model.str.endswith("_atac")]}
+        wanted = {
+            names.depth[place]: group.parameters[place] for place in group.index[group.model.str.endswith("_atac")]
+        }
         for _, curve in group.groupby(names.before + names.after):
             known = curve.sort_values("parameters")
             for place in curve.index[[names.depth[place] in wanted for place in curve.index]]:
-                value = np.interp(wanted[names.depth[place]], known.parameters, known.test_accuracy_percent, np.nan, np.nan)
+                value = np.interp(
+                    wanted[names.depth[place]], known.parameters, known.test_accuracy_percent, np.nan, np.nan
+                )
                 rows.loc[place, AT_PARAMETERS] = value
     return rows
 
@@ -220,13 +235,22 @@ def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) ->
     if column not in ("test_accuracy_percent", AT_PARAMETERS, BY_SIZE) or "test_correct" not in rows:
         return None
     if column == AT_PARAMETERS:
-        parts = [(name, weight * share) for arm, weight in wanted.items() for name, share in read_off(rows, arm).items()]
+        parts = [
+            (name, weight * share) for arm, weight in wanted.items() for name, share in read_off(rows, arm).items()
+        ]
         wanted = pd.DataFrame(parts).groupby(0)[1].sum().to_dict()
-    texts = {arm: arm_rows(rows, arm, "seed", "test_correct").drop_duplicates("seed").test_correct for arm in wanted if arm}
-    if any(text.isna().any() for text in texts.values()) or len({t.split(":")[0] for text in texts.values() for t in text}) != 1:
+    texts = {
+        arm: arm_rows(rows, arm, "seed", "test_correct").drop_duplicates("seed").test_correct for arm in wanted if arm
+    }
+    if (
+        any(text.isna().any() for text in texts.values())
+        or len({t.split(":")[0] for text in texts.values() for t in text}) != 1
+    ):
         return None
     arms = [np.stack([unpacked(t) for t in text]) for text in texts.values()]
-    groups = (slice(0, None, 3), slice(2, None, 3)) if column == BY_SIZE else (slice(None),)  # the sizes take turns, see `canvas`
+    groups = (
+        (slice(0, None, 3), slice(2, None, 3)) if column == BY_SIZE else (slice(None),)
+    )  # the sizes take turns, see `canvas`
     found = [image_variance([arm[:, group] for arm in arms], [wanted[arm] for arm in texts]) for group in groups]
     return 100**2 * sum(variance for variance, _ in found), min(df for _, df in found)
 
@@ -235,14 +259,22 @@ def as_difference(
     found,  # an `Effect`, or a row of a table with its columns; None: none was found
 ) -> str:
     "An effect with its interval, for a sentence."
-    return "not comparable" if found is None else f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]".replace("-", "−")
+    return (
+        "not comparable"
+        if found is None
+        else f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]".replace("-", "−")
+    )
 
 
 def as_ratio(
     found,  # likewise, of logarithms
 ) -> str:
     "A ratio with its interval, for a sentence."
-    return "not comparable" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*np.exp([found.difference, found.low, found.high]))
+    return (
+        "not comparable"
+        if found is None
+        else "{:.2f} [{:.2f}, {:.2f}]".format(*np.exp([found.difference, found.low, found.high]))
+    )
 
 
 def as_mean(

@@ -25,7 +25,9 @@ def _effects(found: Findings, claim: Claim, data: str, scale: str) -> dict[str, 
     "What attention and its controls do at a scale, against the plain net, by name."
     arm, plain = two_arms(contrasts(claim.comparators)[0])
     part = on_set(found.tables[scale].get(claim.experiment, pd.DataFrame({"data": []})), data)
-    return {label(name): measured(part, claim.primary, {re.sub("^am", name, arm): 1.0, plain: -1.0}) for name in CONTROLS}
+    return {
+        label(name): measured(part, claim.primary, {re.sub("^am", name, arm): 1.0, plain: -1.0}) for name in CONTROLS
+    }
 
 
 def _with_controls(found: Findings, claim: Claim, data: str) -> tuple[str, dict[str, Effect | None]]:
@@ -40,7 +42,9 @@ def _with_controls(found: Findings, claim: Claim, data: str) -> tuple[str, dict[
 AGAINST = ("M14", "M15", "M30", "M35", "M37", "M38", "M40")  # claims that compare attention with the vanilla net
 
 
-def controls(found: Findings, ids: tuple[str, ...] = AGAINST) -> pd.DataFrame:  # as `objections.hostile`; the objection is a control
+def controls(
+    found: Findings, ids: tuple[str, ...] = AGAINST
+) -> pd.DataFrame:  # as `objections.hostile`; the objection is a control
     """What each control does, against the vanilla net, to the measures of some claims.
 
     `scale` is told where it is not the claim's own; `turned`: attention lies on another side there than at the claim's own."""
@@ -49,7 +53,10 @@ def controls(found: Findings, ids: tuple[str, ...] = AGAINST) -> pd.DataFrame:  
         for data in claim.data:
             scale, seen = _with_controls(found, claim, data)
             decides = found.claims.scale[claim.id]
-            where = {"scale": "" if scale == decides else scale, "turned": _turned(seen, _effects(found, claim, data, decides))}
+            where = {
+                "scale": "" if scale == decides else scale,
+                "turned": _turned(seen, _effects(found, claim, data, decides)),
+            }
             lines += [where | line for line in beside_judged(claim, data, seen, first=label("am"))]
     return pd.DataFrame(lines, columns=[*COLUMNS[:2], "scale", "turned", *COLUMNS[2:]])
 
@@ -69,7 +76,10 @@ def as_attention(
     if not len(apart):
         return "Attention is apart from the plain net by no measure that was run."
     others = lines[~is_attention & (lines.side != "")].merge(apart[["claim", "data"]], on=["claim", "data"])
-    told = [f"{name} on {(group.side == 'same').sum()} of {len(group)}" for name, group in others.groupby("objection", sort=False)]
+    told = [
+        f"{name} on {(group.side == 'same').sum()} of {len(group)}"
+        for name, group in others.groupby("objection", sort=False)
+    ]
     same = f"Apart on the same side there: {'; '.join(told)}." if told else "No control was run."
     return f"On {len(apart)} of {len(attention)} measures, each on one image set, attention is apart from the plain net. {same}{_elsewhere(attention, lines[is_attention & turned])}"
 
@@ -77,5 +87,13 @@ def as_attention(
 def _elsewhere(attention: pd.DataFrame, turned: pd.DataFrame) -> str:
     "Which measures are told at another scale than the one that decides, and which are left out; empty where there are none."
     below = attention[attention.scale != ""]
-    told = f" For {named(below)} no control was run at the scale that decides, so scale {' or '.join(dict.fromkeys(below.scale))} is told." if len(below) else ""
-    return told + (f" Left out: {named(turned)}, where attention does otherwise at the scale that has controls than at the one that decides." if len(turned) else "")
+    told = (
+        f" For {named(below)} no control was run at the scale that decides, so scale {' or '.join(dict.fromkeys(below.scale))} is told."
+        if len(below)
+        else ""
+    )
+    return told + (
+        f" Left out: {named(turned)}, where attention does otherwise at the scale that has controls than at the one that decides."
+        if len(turned)
+        else ""
+    )

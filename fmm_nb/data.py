@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .downloads import fetch, unpack
+from .downloads import fetch, unpack  # noqa: F401  # who loads images asks for them here
 from .errors import InputError, whole_number
 from .files import cache_folder, written
 from .fingerprints import identify
@@ -90,6 +90,7 @@ def brightness(
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     "Training and test images as bytes, with labels, class names, and what identifies the raw files."
+
     train_x: torch.Tensor  # uint8 [N, C, H, W]
     train_y: torch.Tensor  # int64 [N]
     test_x: torch.Tensor  # uint8 [M, C, H, W]
@@ -125,7 +126,7 @@ class ImageSet:
 
 # %% ../nbs/lib/07_data.ipynb #4b82f516
 def _part(name, images, index):
-    "Fields for `replace`: the images of one part (\"train\" or \"test\") at an index."
+    'Fields for `replace`: the images of one part ("train" or "test") at an index.'
     x, y = getattr(images, f"{name}_x"), getattr(images, f"{name}_y")
     if len(index) == len(y):
         return {}

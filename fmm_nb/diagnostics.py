@@ -66,27 +66,45 @@ def signals(
     model: nn.Module,  # left as it was found
     x: Tensor,  # a batch that the net takes, [N, C, H, W]
     targets: Tensor,  # int64 [N], for the loss whose gradient is taken
-) -> pd.DataFrame:  # a row a block: block (from 1), name, log_x, log_f, log_y, log_gradient_x, log_gradient_y, kurtosis_y
+) -> (
+    pd.DataFrame
+):  # a row a block: block (from 1), name, log_x, log_f, log_y, log_gradient_x, log_gradient_y, kurtosis_y
     "Logarithms of root mean squares in each block, as in training; raises `InputError` for a net without blocks, or classes that it has not."
     blocks, noted, factors = blocks_of(model), {}, {}
     if not blocks:
-        raise InputError(f"{type(model).__name__} has no blocks: none of its parts is a `Gated` map other than an activation")
+        raise InputError(
+            f"{type(model).__name__} has no blocks: none of its parts is a `Gated` map other than an activation"
+        )
     with ExitStack() as hooks, in_training(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
         for name, gated in blocks.items():
-            hooks.enter_context(gated.register_forward_hook(lambda gated, inputs, output, name=name: noted.__setitem__(name, (inputs[0], output))))
-            hooks.enter_context(gated.gate.register_forward_hook(lambda gate, inputs, output, name=name: factors.__setitem__(name, output)))
+            hooks.enter_context(
+                gated.register_forward_hook(
+                    lambda gated, inputs, output, name=name: noted.__setitem__(name, (inputs[0], output))
+                )
+            )
+            hooks.enter_context(
+                gated.gate.register_forward_hook(
+                    lambda gate, inputs, output, name=name: factors.__setitem__(name, output)
+                )
+            )
         logits = model(x.detach().clone().requires_grad_())
         loss = F.cross_entropy(logits, class_of(targets, logits))
         gradients = torch.autograd.grad(loss, [part for pair in noted.values() for part in pair], allow_unused=True)
     back = dict(zip(noted, zip(gradients[::2], gradients[1::2])))
     factor = lambda name: factors.get(name, blocks[name].held)  # a gate that is held at a value was not asked
-    return pd.DataFrame([_row(place, name, noted[name], factor(name), back[name]) for place, name in enumerate(noted, 1)])
+    return pd.DataFrame(
+        [_row(place, name, noted[name], factor(name), back[name]) for place, name in enumerate(noted, 1)]
+    )
 
 
 def _row(place: int, name: str, pair: tuple, factor: Tensor, gradients: tuple) -> dict:
     "The numbers of one block."
     row = {"block": place, "name": name, "log_x": log_rms(pair[0]), "log_f": log_rms(factor), "log_y": log_rms(pair[1])}
-    return row | {f"log_gradient_{which}": log_rms(value) for which, value in zip("xy", gradients)} | {"kurtosis_y": kurtosis(pair[1])}
+    return (
+        row
+        | {f"log_gradient_{which}": log_rms(value) for which, value in zip("xy", gradients)}
+        | {"kurtosis_y": kurtosis(pair[1])}
+    )
 
 # %% ../nbs/lib/29_diagnostics.ipynb #792d444e
 def gradient_growth(

@@ -131,8 +131,14 @@ def unpack(
     return target
 
 # %% ../nbs/lib/05_downloads.ipynb #700727a3
-CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100",
-           "cifar100_coarse": "CIFAR100", "stl10": "STL10"}
+CLASSES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "cifar100_coarse": "CIFAR100",
+    "stl10": "STL10",
+}
 TINY_URL, TINY_MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 
 

@@ -18,7 +18,7 @@ from .statistics import Effect, effect
 
 # %% ../nbs/lib/53_effects.ipynb #4265d125
 def variant(primary: str, name: str) -> str:
-    "The column of a variant of a measure; a \"log \" before the measure stays before the variant."
+    'The column of a variant of a measure; a "log " before the measure stays before the variant.'
     return f"{primary}__{name}"
 
 
@@ -41,7 +41,9 @@ def at_loss(
     if not len(below) or losses[0] < loss:
         return np.nan
     last = below[0]
-    return float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
+    return (
+        float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
+    )
 
 # %% ../nbs/lib/53_effects.ipynb #d7c14a09
 def at_equal_loss(

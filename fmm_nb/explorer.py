@@ -58,7 +58,10 @@ def bars(
     if above.shape != below.shape or above.ndim != 1:
         raise InputError(f"two scorings must have the same channels, got {list(above.shape)} and {list(below.shape)}")
     heights = [30 * values / (values.max() or 1) for values in (above, below)]
-    shapes = [f'<rect x="{4 * place}" y="{32 - up:.1f}" width="3" height="{up:.1f}" fill="{ABOVE}"/><rect x="{4 * place}" y="33" width="3" height="{down:.1f}" fill="{BELOW}"/>' for place, (up, down) in enumerate(zip(*heights))]
+    shapes = [
+        f'<rect x="{4 * place}" y="{32 - up:.1f}" width="3" height="{up:.1f}" fill="{ABOVE}"/><rect x="{4 * place}" y="33" width="3" height="{down:.1f}" fill="{BELOW}"/>'
+        for place, (up, down) in enumerate(zip(*heights))
+    ]
     title = html.escape(title)
     return f'<figure class="bars"><svg viewBox="0 0 {4 * len(above)} 65" preserveAspectRatio="xMinYMid" role="img" aria-label="{title}">{"".join(shapes)}</svg><figcaption>{title}</figcaption></figure>'
 
@@ -81,12 +84,24 @@ def explorer(
     if not entries:
         raise InputError("an explorer needs at least one entry")
     parts, rules, panels = [], [], []
-    name = "fmm" + hashlib.sha256(repr([(e.title, np.asarray(e.thumbnail).tobytes()) for e in entries]).encode()).hexdigest()[:8]
+    name = (
+        "fmm"
+        + hashlib.sha256(repr([(e.title, np.asarray(e.thumbnail).tobytes()) for e in entries]).encode()).hexdigest()[:8]
+    )
     for place, entry in enumerate(entries):
         one = f"{name}-{place}"
-        parts.append(f'<input data-lm-suppress-shortcuts type="radio" name="{name}" id="{one}"{" checked" * (not place)}><label for="{one}" title="{html.escape(entry.title)}">{picture(entry.thumbnail, entry.title)}</label>')
-        rules.append(f"#{one}:checked ~ .{one} {{ display: block; }} #{one}:checked + label {{ border-color: {ABOVE}; }} #{one}:focus-visible + label {{ outline: 2px solid {BELOW}; }}")
-        shown = "".join(picture(values, title, "gray" if not number else "magma") for number, (title, values) in enumerate(entry.pictures.items()))
+        parts.append(
+            f'<input data-lm-suppress-shortcuts type="radio" name="{name}" id="{one}"{" checked" * (not place)}><label for="{one}" title="{html.escape(entry.title)}">{picture(entry.thumbnail, entry.title)}</label>'
+        )
+        rules.append(
+            f"#{one}:checked ~ .{one} {{ display: block; }} #{one}:checked + label {{ border-color: {ABOVE}; }} #{one}:focus-visible + label {{ outline: 2px solid {BELOW}; }}"
+        )
+        shown = "".join(
+            picture(values, title, "gray" if not number else "magma")
+            for number, (title, values) in enumerate(entry.pictures.items())
+        )
         compared = "".join(bars(*pair, title) for title, pair in entry.scores.items())
-        panels.append(f'<div class="panel {one}"><strong>{html.escape(entry.title)}</strong><div class="row">{shown}</div><div class="row">{compared}</div><small>{html.escape(legend)}</small></div>')
+        panels.append(
+            f'<div class="panel {one}"><strong>{html.escape(entry.title)}</strong><div class="row">{shown}</div><div class="row">{compared}</div><small>{html.escape(legend)}</small></div>'
+        )
     return f'<div class="fmm-explorer"><style>{STYLE}{" ".join(rules)}</style>{"".join(parts)}{"".join(panels)}</div>'

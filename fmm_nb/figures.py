@@ -65,7 +65,11 @@ UNIT_ARMS = {
     "senet_b{}": ("SENet", "#7766CC", "p"),
     "genet_theta_b{}": ("GENet-θ", "#44AA99", "d"),
 }
-ARMS |= {arm.format(b): look if b == 1 else (f"{look[0]}, b = {b}", *look[1:]) for b in range(1, 6) for arm, look in UNIT_ARMS.items()}
+ARMS |= {
+    arm.format(b): look if b == 1 else (f"{look[0]}, b = {b}", *look[1:])
+    for b in range(1, 6)
+    for arm, look in UNIT_ARMS.items()
+}
 ARMS |= {
     "resnet50": ("ResNet-50", "#767676", "o"),
     "se_resnet50": ("SE", "#7766CC", "p"),
@@ -101,10 +105,24 @@ def style() -> None:
     "Set the look of all figures that follow."
     sns.set_theme("paper", "ticks")
     mpl.rcParams.update(
-        {name: INK for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")}
-        | {name: "none" for name in ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")}
-        | {name: 8 for name in ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")}
-        | {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.columnspacing": 1.2, "legend.handletextpad": 0.4, "svg.hashsalt": "fmm_nb", "svg.fonttype": "path", "pdf.fonttype": 42}
+        dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor"), INK
+        )
+        | dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none")
+        | dict.fromkeys(
+            ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"),
+            8,
+        )
+        | {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "legend.columnspacing": 1.2,
+            "legend.handletextpad": 0.4,
+            "svg.hashsalt": "fmm_nb",
+            "svg.fonttype": "path",
+            "pdf.fonttype": 42,
+        }
     )
     if "get_ipython" in dir(builtins):  # in a notebook, figures are shown as SVG
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -156,7 +174,8 @@ def arm_differences(
     reference: str = "cnn",
     reported: dict[str, float] | None = None,  # a source's values by arm, the reference's among them
     ax: Axes | None = None,
-    lines: list[str] | None = None,  # all arms that have a line, where panels side by side may lack some; None: those of the frame
+    lines: list[str]
+    | None = None,  # all arms that have a line, where panels side by side may lack some; None: those of the frame
 ) -> Axes:
     "Draw each arm's seeds, mean and interval as differences from the reference's mean, beside what was reported."
     ax = ax or plt.gca()
@@ -165,7 +184,11 @@ def arm_differences(
     _, low, high = mean_interval(plain)
     ax.axvspan(low - plain.mean(), high - plain.mean(), color=INK, alpha=0.15, lw=0)
     ax.axvline(0, color=INK, lw=0.8)
-    told = {arm: value - reported[reference] for arm, value in (reported or {}).items() if reference in reported and arm in lines}
+    told = {
+        arm: value - reported[reference]
+        for arm, value in (reported or {}).items()
+        if reference in reported and arm in lines
+    }
     seeds = {arm: frame[frame.model == arm][value] - plain.mean() for arm in table.model}
     table.index = [lines.index(arm) for arm in table.model]
     for line, row in zip(table.index, table.itertuples()):
@@ -177,7 +200,9 @@ def arm_differences(
     ends = np.array([(seeds[arm].min(), seeds[arm].max()) for arm in table.model]).reshape(-1, 2)
     _limit(ax, table.assign(low=np.minimum(table.low, ends[:, 0]), high=np.maximum(table.high, ends[:, 1])))
     low, high = ax.get_xlim()
-    ax.set_xlim(min([low, *(1.2 * value for value in told.values())]), max([high, *(1.2 * value for value in told.values())]))
+    ax.set_xlim(
+        min([low, *(1.2 * value for value in told.values())]), max([high, *(1.2 * value for value in told.values())])
+    )
     _beyond(ax, table.assign(height=table.index, colour=table.model.map(colour_of)))
     return ax
 
@@ -186,7 +211,9 @@ def _limit(ax: Axes, table: pd.DataFrame, usual: float = 0.5) -> None:
     "Let the axis end where some lines would squeeze all others: those that reach four times as far as this share of the lines does."
     reach = table[["low", "high"]].abs().max(axis=1)
     limit = 1.1 * min(reach.max(), 4 * reach.quantile(usual))
-    ax.set_xlim(max(-limit, min(1.1 * table.low.min(), -0.2 * limit)), min(limit, max(1.1 * table.high.max(), 0.2 * limit)))
+    ax.set_xlim(
+        max(-limit, min(1.1 * table.low.min(), -0.2 * limit)), min(limit, max(1.1 * table.high.max(), 0.2 * limit))
+    )
 
 
 def _beyond(
@@ -202,7 +229,14 @@ def _beyond(
         if row.difference < left or row.difference > right:
             text = f"×{np.exp(row.difference):.2g}" if ratio else f"{row.difference:+.1f}".replace("-", "−")
             end, shift, align = (row.high, 5, "left") if row.difference < left else (row.low, -5, "right")
-            ax.annotate(text, (np.clip(end, left, right), row.height), (shift, 0), textcoords="offset points", ha=align, va="center")
+            ax.annotate(
+                text,
+                (np.clip(end, left, right), row.height),
+                (shift, 0),
+                textcoords="offset points",
+                ha=align,
+                va="center",
+            )
 
 # %% ../nbs/lib/65_figures.ipynb #f232764e
 BESIDE = ("o", "s", "d", "^", "v")  # markers of what stands side by side, where that is not arms
@@ -221,7 +255,9 @@ def effect_lines(
     lines, places = list(lines or dict.fromkeys(frame[line])), list(dict.fromkeys(frame[beside]))
     place = frame[beside].map(places.index)
     colour = frame.model.map(colour_of) if "model" in (line, beside) else INK
-    frame = frame.assign(place=place, height=frame[line].map(lines.index) + 0.66 * ((place + 0.5) / len(places) - 0.5), colour=colour)
+    frame = frame.assign(
+        place=place, height=frame[line].map(lines.index) + 0.66 * ((place + 0.5) / len(places) - 0.5), colour=colour
+    )
     for row in frame.itertuples():
         ax.plot([row.low, row.high], [row.height] * 2, color=row.colour, lw=1.5, solid_capstyle="butt")
         marker, hollow = (ARMS[row.model][2], False) if beside == "model" else (BESIDE[row.place], row.place > 0)
@@ -236,7 +272,12 @@ def effect_lines(
     return ax
 
 # %% ../nbs/lib/65_figures.ipynb #5cd96b1e
-TICKS = [([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], 1), ([1, 1.5, 2, 3, 5, 7], 1), ([1, 2, 5], 1), ([1, 3], 1)]  # steps, in every decade
+TICKS = [
+    ([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], 1),
+    ([1, 1.5, 2, 3, 5, 7], 1),
+    ([1, 2, 5], 1),
+    ([1, 3], 1),
+]  # steps, in every decade
 TICKS += [([1], every) for every in (1, 2, 5, 10, 20, 50, 100)]  # or one in so many decades
 
 
@@ -244,9 +285,14 @@ def round_ticks(low: float, high: float) -> list[np.ndarray]:
     "Logarithms of round numbers between two logarithms, from many to few."
     decades = np.arange(np.floor(low / np.log(10)), np.ceil(high / np.log(10)) + 1)
     within = lambda numbers: (ticks := np.log(numbers))[(low <= ticks) & (ticks <= high)]
-    found = [within([step * 10**decade for decade in decades[decades % every == 0] for step in steps]) for steps, every in TICKS]
+    found = [
+        within([step * 10**decade for decade in decades[decades % every == 0] for step in steps])
+        for steps, every in TICKS
+    ]
     if len(found[0]) < 2:  # so short an axis is as good as linear
-        found = [within(MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(*np.exp([low, high]))) for most in (5, 2)] + found
+        found = [
+            within(MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(*np.exp([low, high]))) for most in (5, 2)
+        ] + found
     return found
 
 
@@ -256,11 +302,18 @@ def log_axis(
     vertical: bool = False,
 ) -> None:
     "Label the horizontal or vertical axis, of natural logarithms, with what they are of, at round numbers."
-    axis, width = (ax.yaxis, np.inf) if vertical else (ax.xaxis, 0.8 * ax.figure.get_size_inches()[0] / ax.get_subplotspec().get_gridspec().ncols)
+    axis, width = (
+        (ax.yaxis, np.inf)
+        if vertical
+        else (ax.xaxis, 0.8 * ax.figure.get_size_inches()[0] / ax.get_subplotspec().get_gridspec().ncols)
+    )
     low, high = axis.get_view_interval()
     for ticks in round_ticks(low, high):
         names = [f"{sign}{np.exp(tick):.4g}" for tick in ticks]
-        room, need = np.diff(ticks).min(initial=high - low) / (high - low) * width, max(map(len, names), default=0) * 0.085  # inches
+        room, need = (
+            np.diff(ticks).min(initial=high - low) / (high - low) * width,
+            max(map(len, names), default=0) * 0.085,
+        )  # inches
         if len(ticks) <= 7 and room >= need:
             break
     axis.set_ticks(ticks, names)
@@ -275,7 +328,16 @@ def legend(
     "A legend above a figure."
     mark = lambda place, name: ARMS[name] if name in ARMS else (name, INK, BESIDE[place])
     handles = [
-        plt.Line2D([], [], color=colour, marker=marker, mfc="white" if name not in ARMS and place else colour, lw=0, ms=4, label=text)
+        plt.Line2D(
+            [],
+            [],
+            color=colour,
+            marker=marker,
+            mfc="white" if name not in ARMS and place else colour,
+            lw=0,
+            ms=4,
+            label=text,
+        )
         for place, name in enumerate(names)
         for text, colour, marker in [mark(place, name)]
     ]
@@ -284,7 +346,9 @@ def legend(
 
 def legend_of(figure: Figure, columns: int = 5) -> None:
     "A legend above a figure, of what its panels have labelled."
-    _above(figure, {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels())}, columns)
+    _above(
+        figure, {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels())}, columns
+    )
 
 
 def _above(figure: Figure, named: dict, columns: int) -> None:
@@ -306,7 +370,9 @@ def by_data(
     style()
     titles = set_names(frame.data)
     height = height or 0.7 + 0.24 * frame.model.nunique()
-    figure, axes = plt.subplots(1, len(titles), figsize=(FULL, height), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(titles), figsize=(FULL, height), sharey=True, squeeze=False, layout="constrained"
+    )
     for (name, title), ax in zip(titles.items(), axes[0]):
         draw(frame[frame.data == name], name, ax)
         ax.set_title(title, loc="left")

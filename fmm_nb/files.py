@@ -121,7 +121,9 @@ def locked(
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         text = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot lock {path}: {text}; choose a folder that can be written, on a file system with locks (flock)") from error
+        raise InputError(
+            f"cannot lock {path}: {text}; choose a folder that can be written, on a file system with locks (flock)"
+        ) from error
     try:
         yield
     finally:
@@ -133,7 +135,9 @@ def read_json(path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); remove it, and fmm run makes it anew") from error
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and fmm run makes it anew"
+        ) from error
 
 # %% ../nbs/lib/01_files.ipynb #6a2e3a38
 def sha256(

@@ -28,7 +28,9 @@ class Findings:
     claims: pd.DataFrame  # as `claims.table`, by id
     estimates: pd.DataFrame  # as `reproduction.estimates`, of the scale that decides each claim
     tables: dict[str, dict[str, pd.DataFrame]]  # scale → experiment → rows
-    partial: pd.DataFrame = field(default_factory=lambda: estimates({}).assign(scale=""))  # estimates of a higher scale, with its name
+    partial: pd.DataFrame = field(
+        default_factory=lambda: estimates({}).assign(scale="")
+    )  # estimates of a higher scale, with its name
 
 
 def findings(
@@ -55,7 +57,11 @@ def quantity(
     "An estimate with its interval, in the unit of its claim."
     ends = (estimate.difference, estimate.low, estimate.high)
     if CLAIMS[id].primary.startswith("log "):
-        return f"×{as_ratio(estimate)}" if estimate.difference < HUGE else "×{} [{}, {}]".format(*map(_power, np.exp(ends)))
+        return (
+            f"×{as_ratio(estimate)}"
+            if estimate.difference < HUGE
+            else "×{} [{}, {}]".format(*map(_power, np.exp(ends)))
+        )
     if CLAIMS[id].kind == "proportion":
         return "{:.0%} [{:.0%}, {:.0%}]".format(*ends).replace("-", "−")
     return as_difference(estimate) + _points(id) * unit
@@ -78,7 +84,9 @@ def numbers(
 ) -> str:
     "What was measured of a claim, by image set, controls apart, the unit at the end; empty where it has no number."
     own = found[found.claim == id]
-    is_control = own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""  # an arm that is subtracted; none
+    is_control = (
+        own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
+    )  # an arm that is subtracted; none
     groups = [(data, control, cells) for (data, control), cells in own.groupby([own.data, is_control], sort=False)]
     told = []
     for place, (data, control, cells) in enumerate(groups, 1):

@@ -70,7 +70,14 @@ def published_name(
 def _published() -> frozenset[tuple[str, str]]:
     "Names and fingerprints of all published rows."
     folders = [Path(scale, "rows") for scale in _entries(data_folder() / "results")]
-    return _all_fingerprints(tuple((file.path, file.stat().st_mtime_ns) for folder in folders for file in _entries(folder) if file.name.endswith(".csv")))
+    return _all_fingerprints(
+        tuple(
+            (file.path, file.stat().st_mtime_ns)
+            for folder in folders
+            for file in _entries(folder)
+            if file.name.endswith(".csv")
+        )
+    )
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:

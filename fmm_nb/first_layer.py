@@ -27,11 +27,25 @@ def _windows(x, image, row, column, TAPS: tl.constexpr, PADDED: tl.constexpr, SI
     tap = tl.arange(0, PADDED)
     down, right = row[:, None] + (tap % 9 // 3)[None] - 1, column[:, None] + (tap % 3)[None] - 1
     inside = (down >= 0) & (down < SIDE) & (right >= 0) & (right < SIDE) & (tap < TAPS)[None]
-    return tl.load(x + image * (TAPS // 9 * SIDE * SIDE) + (tap // 9)[None] * (SIDE * SIDE) + down * SIDE + right, inside, 0.0)
+    return tl.load(
+        x + image * (TAPS // 9 * SIDE * SIDE) + (tap // 9)[None] * (SIDE * SIDE) + down * SIDE + right, inside, 0.0
+    )
 
 
 @triton.jit
-def _maps(x, image, place, w, b, DOWN: tl.constexpr, RIGHT: tl.constexpr, TAPS: tl.constexpr, PADDED: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr):
+def _maps(
+    x,
+    image,
+    place,
+    w,
+    b,
+    DOWN: tl.constexpr,
+    RIGHT: tl.constexpr,
+    TAPS: tl.constexpr,
+    PADDED: tl.constexpr,
+    SIDE: tl.constexpr,
+    RELU: tl.constexpr,
+):
     "Windows, and the maps there [places, channels], at one of the four places of each pool."
     half: tl.constexpr = SIDE // 2
     seen = _windows(x, image, place // half * 2 + DOWN, place % half * 2 + RIGHT, TAPS, PADDED, SIDE).to(w.dtype)
@@ -49,7 +63,20 @@ def _weights(weight, bias, channels, pooled, TAPS: tl.constexpr, PADDED: tl.cons
 # %% ../nbs/lib/34_first_layer.ipynb #b9a57003
 #| eval: false
 @triton.jit
-def _forward(x, weight, bias, pooled, means, channels, TAPS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(
+    x,
+    weight,
+    bias,
+    pooled,
+    means,
+    channels,
+    TAPS: tl.constexpr,
+    PADDED: tl.constexpr,
+    WIDE: tl.constexpr,
+    SIDE: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     image, channel = tl.program_id(0), tl.arange(0, WIDE)
     w, b = _weights(weight, bias, channels, pooled, TAPS, PADDED, WIDE)
     pools: tl.constexpr = (SIDE // 2) * (SIDE // 2)
@@ -62,7 +89,11 @@ def _forward(x, weight, bias, pooled, means, channels, TAPS: tl.constexpr, PADDE
         _, y3 = _maps(x, image, place, w, b, 1, 1, TAPS, PADDED, SIDE, RELU)
         known = (place < pools)[:, None] & (channel < channels)[None]
         total += tl.sum(tl.where(known, y0 + y1 + y2 + y3, 0.0), 0)
-        tl.store(pooled + (image * pools + place[:, None]) * channels + channel[None], tl.maximum(tl.maximum(y0, y1), tl.maximum(y2, y3)), known)
+        tl.store(
+            pooled + (image * pools + place[:, None]) * channels + channel[None],
+            tl.maximum(tl.maximum(y0, y1), tl.maximum(y2, y3)),
+            known,
+        )
     tl.store(means + image * channels + channel, total / (4 * pools), channel < channels)
 
 # %% ../nbs/lib/34_first_layer.ipynb #eb42bb14
@@ -76,7 +107,23 @@ def _flows(y, most, taken, known, pooled, mean, RELU: tl.constexpr):
 
 
 @triton.jit
-def _backward(x, weight, bias, pooled, means, dweight, dbias, images, channels, TAPS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
+def _backward(
+    x,
+    weight,
+    bias,
+    pooled,
+    means,
+    dweight,
+    dbias,
+    images,
+    channels,
+    TAPS: tl.constexpr,
+    PADDED: tl.constexpr,
+    WIDE: tl.constexpr,
+    SIDE: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     program, channel, tap = tl.program_id(0), tl.arange(0, WIDE), tl.arange(0, PADDED)
     w, b = _weights(weight, bias, channels, pooled, TAPS, PADDED, WIDE)
     pools: tl.constexpr = (SIDE // 2) * (SIDE // 2)
@@ -86,7 +133,9 @@ def _backward(x, weight, bias, pooled, means, dweight, dbias, images, channels, 
         for start in range(0, pools, BLOCK):
             place = start + tl.arange(0, BLOCK)
             known = (place < pools)[:, None] & (channel < channels)[None]
-            pool = tl.load(pooled + (image * pools + place[:, None]) * channels + channel[None], known, 0.0).to(tl.float32)
+            pool = tl.load(pooled + (image * pools + place[:, None]) * channels + channel[None], known, 0.0).to(
+                tl.float32
+            )
             s0, y0 = _maps(x, image, place, w, b, 0, 0, TAPS, PADDED, SIDE, RELU)
             s1, y1 = _maps(x, image, place, w, b, 0, 1, TAPS, PADDED, SIDE, RELU)
             s2, y2 = _maps(x, image, place, w, b, 1, 0, TAPS, PADDED, SIDE, RELU)
@@ -101,7 +150,11 @@ def _backward(x, weight, bias, pooled, means, dweight, dbias, images, channels, 
             dw = tl.dot(tl.trans(s1), g1.to(w.dtype), dw, input_precision="ieee")
             dw = tl.dot(tl.trans(s2), g2.to(w.dtype), dw, input_precision="ieee")
             dw = tl.dot(tl.trans(s3), g3.to(w.dtype), dw, input_precision="ieee")
-    tl.store(dweight + (program * channels + channel[None]) * TAPS + tap[:, None], dw, (tap < TAPS)[:, None] & (channel < channels)[None])
+    tl.store(
+        dweight + (program * channels + channel[None]) * TAPS + tap[:, None],
+        dw,
+        (tap < TAPS)[:, None] & (channel < channels)[None],
+    )
     tl.store(dbias + program * channels + channel, db, channel < channels)
 
 # %% ../nbs/lib/34_first_layer.ipynb #324a1845
@@ -123,7 +176,9 @@ def _sizes(x: Tensor, weight: Tensor, relu: bool) -> dict:
 def _empty(x: Tensor, weight: Tensor, half: bool) -> tuple[Tensor, Tensor]:
     "Memory for pooled maps and means."
     side, dtype = x.shape[-1] // 2, torch.bfloat16 if half else torch.float32
-    pooled = torch.empty((len(x), len(weight), side, side), dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    pooled = torch.empty(
+        (len(x), len(weight), side, side), dtype=dtype, device=x.device, memory_format=torch.channels_last
+    )
     return pooled, torch.empty((len(x), len(weight)), dtype=torch.float32, device=x.device)
 
 # %% ../nbs/lib/34_first_layer.ipynb #63438ce5
@@ -145,11 +200,19 @@ def _(x, weight, bias, relu, half):
 # %% ../nbs/lib/34_first_layer.ipynb #ebb572ce
 #| eval: false
 @torch.library.custom_op("fmm_nb::first_layer_backward", mutates_args=())
-def first_layer_backward(x: Tensor, weight: Tensor, bias: Tensor, pooled: Tensor, means: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
+def first_layer_backward(
+    x: Tensor, weight: Tensor, bias: Tensor, pooled: Tensor, means: Tensor, relu: bool
+) -> tuple[Tensor, Tensor]:
     "The gradients of weights and biases from those of the pooled maps, in whose precision it is computed, and of the means."
     programs = min(PROGRAMS, len(x))
     dweight, dbias = (p.new_empty((programs, *p.shape)) for p in (weight, bias))
-    inputs = (x.contiguous(), weight.contiguous(), bias, pooled.contiguous(memory_format=torch.channels_last), means.contiguous())
+    inputs = (
+        x.contiguous(),
+        weight.contiguous(),
+        bias,
+        pooled.contiguous(memory_format=torch.channels_last),
+        means.contiguous(),
+    )
     _backward[(programs,)](*inputs, dweight, dbias, len(x), **_sizes(x, weight, relu))
     return dweight.sum(0), dbias.sum(0)
 
@@ -183,13 +246,20 @@ def distances(
     "How far pooled maps, means, and the gradients of weights and biases are from those in float64, relative to these, for random images and weights."
     chance = torch.Generator(device).manual_seed(0)
     random = lambda *size: torch.randn(size, generator=chance, device=device)
-    x, weight, bias = random(*images), random(channels, images[1], 3, 3).to(memory_format=torch.channels_last) / 5, random(channels) / 5
+    x, weight, bias = (
+        random(*images),
+        random(channels, images[1], 3, 3).to(memory_format=torch.channels_last) / 5,
+        random(channels) / 5,
+    )
     flow = random(images[0], channels, images[2] // 2, images[3] // 2), random(images[0], channels)
 
     def found(ends, dtype: torch.dtype) -> list[Tensor]:
         parameters = [p.to(dtype).requires_grad_() for p in (weight, bias)]
         values = ends(x.to(dtype), *parameters)
-        return [*values, *torch.autograd.grad(values, parameters, [one.to(value.dtype) for one, value in zip(flow, values)])]
+        return [
+            *values,
+            *torch.autograd.grad(values, parameters, [one.to(value.dtype) for one, value in zip(flow, values)]),
+        ]
 
     def library(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
         y = F.conv2d(x, weight, bias, padding=1)
@@ -198,7 +268,10 @@ def distances(
 
     ours = found(lambda *inputs: first_layer(*inputs, relu, half), torch.float32)
     theirs, exact = found(library, torch.bfloat16 if half else torch.float32), found(library, torch.float64)
-    return tuple(torch.stack([(one.double() - other).norm() / other.norm() for one, other in zip(values, exact)]) for values in (ours, theirs))
+    return tuple(
+        torch.stack([(one.double() - other).norm() / other.norm() for one, other in zip(values, exact)])
+        for values in (ours, theirs)
+    )
 
 
 @cache
@@ -221,16 +294,25 @@ def quicken(
     half: bool,  # whether the net computes in bfloat16
 ) -> None:
     "Let the quick form of a block pool by `first_layer`, where that is right; nothing happens to a block that is not as its page says."
-    conv, plain = block.conv, isinstance(block.norm, torch.nn.Identity) and isinstance(getattr(block.activation, "gate", None), ReLUGate)
-    if not (plain and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.bias is not None and size % 2 == 0):
+    conv, plain = (
+        block.conv,
+        isinstance(block.norm, torch.nn.Identity) and isinstance(getattr(block.activation, "gate", None), ReLUGate),
+    )
+    if not (
+        plain and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.bias is not None and size % 2 == 0
+    ):
         return
     if right((IMAGES, conv.in_channels, size, size), conv.out_channels, not block.gate_first, half):
         block.pooled = first_pooled
     else:
-        warnings.warn("first_layer cannot be started on this GPU, or is not right there with this Triton: the library's operations are used")
+        warnings.warn(
+            "first_layer cannot be started on this GPU, or is not right there with this Triton: the library's operations are used"
+        )
 
 
 def first_pooled(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
     "As `models.pooled_with_means`."
-    pooled, means = first_layer(x, block.conv.weight, block.conv.bias, not block.gate_first, torch.is_autocast_enabled("cuda"))
+    pooled, means = first_layer(
+        x, block.conv.weight, block.conv.bias, not block.gate_first, torch.is_autocast_enabled("cuda")
+    )
     return pooled, means[:, :, None, None]

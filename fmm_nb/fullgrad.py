@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from .errors import InputError, unknown
 from .gates import evaluation, frozen_gates
-from .sensitivity import as_logits, float_images, logits_of, RightGradients
+from .sensitivity import RightGradients, as_logits, float_images, logits_of
 
 # %% ../nbs/lib/24_fullgrad.ipynb #0f4bf2c1
 @dataclass
@@ -66,7 +66,9 @@ class _Calls(TorchFunctionMode):
         output = _result(function, name, args, kwargs)
         if not _numbers(output):
             return output
-        call = lambda *values: _result(function, name, _filled(args, marks, values := iter(values)), _filled(kwargs, marks, values))
+        call = lambda *values: _result(
+            function, name, _filled(args, marks, values := iter(values)), _filled(kwargs, marks, values)
+        )
         directions = [torch.zeros_like(point) for point in points[: len(constants)]] + points[len(constants) :]
         for bias, tensor in zip(_implicit_biases(call, name, kind, points, directions), _numbers(output)):
             if tensor.requires_grad and bias.any():
@@ -79,24 +81,65 @@ class _Calls(TorchFunctionMode):
         title = f"{self.place[-1]}.{name.strip('_')}".lstrip(".")
         self.names[title] += 1
         number = f" ({self.names[title]})" if self.names[title] > 1 else ""
-        channels = (-1 if self.turned else None) if name == "linear" else 1 if name in AFFINE or not self.turned else None
+        channels = (
+            (-1 if self.turned else None) if name == "linear" else 1 if name in AFFINE or not self.turned else None
+        )
         self.calls.append(Call(title + number, kind, bias, torch.autograd.graph.get_gradient_edge(output), channels))
 
 # %% ../nbs/lib/24_fullgrad.ipynb #68489773
-HOMOGENEOUS = {"relu", "relu_", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "flatten", "reshape", "view", "permute", "mean", "contiguous", "dropout"}
+HOMOGENEOUS = {
+    "relu",
+    "relu_",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "flatten",
+    "reshape",
+    "view",
+    "permute",
+    "mean",
+    "contiguous",
+    "dropout",
+}
 AFFINE = {"conv2d", "linear", "batch_norm"}  # in one argument that descends from the image
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__"}
 PRODUCTS = {"mul", "__mul__", "__rmul__", "multiply", "mul_", "__imul__"}
-TURNS = {"permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "einsum", "stack", "unbind"}
-SILENT = {"__get__", "__set__", "size", "dim", "numel", "type", "is_floating_point", "detach", "requires_grad_", "new_full"}
+TURNS = {
+    "permute",
+    "transpose",
+    "transpose_",
+    "movedim",
+    "moveaxis",
+    "swapaxes",
+    "swapdims",
+    "einsum",
+    "stack",
+    "unbind",
+}
+SILENT = {
+    "__get__",
+    "__set__",
+    "size",
+    "dim",
+    "numel",
+    "type",
+    "is_floating_point",
+    "detach",
+    "requires_grad_",
+    "new_full",
+}
 
 
 def _check(name: str, args: tuple, kwargs: dict) -> None:
     "Raise `InputError` for a call whose bias would be wrong."
     if name == "lstm_cell":
-        raise InputError("lstm_cell has a wrong forward-mode derivative in torch, so FullGrad cannot be completed: take nn.LSTM, or write it as plain operations")
+        raise InputError(
+            "lstm_cell has a wrong forward-mode derivative in torch, so FullGrad cannot be completed: take nn.LSTM, or write it as plain operations"
+        )
     if name == "batch_norm" and kwargs.get("training", any(args[5:6])):
-        raise InputError("a batch_norm without running statistics lets an image depend on those beside it: give it running statistics")
+        raise InputError(
+            "a batch_norm without running statistics lets an image depend on those beside it: give it running statistics"
+        )
 
 
 def _name(function) -> str:
@@ -111,7 +154,11 @@ def _follows(value) -> bool:
 # %% ../nbs/lib/24_fullgrad.ipynb #f423dae7
 def _numbers(output) -> list[Tensor]:
     "The tensors of real or complex numbers among what a call gives."
-    return [value for value in _flat(output) if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())]
+    return [
+        value
+        for value in _flat(output)
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    ]
 
 
 def _flat(values) -> Iterator:
@@ -167,7 +214,9 @@ def _implicit_biases(call, name: str, kind: str, points: list[Tensor], direction
         try:
             return [value - slope for value, slope in zip(*jvp(numbers, tuple(points), tuple(directions)))]
         except (NotImplementedError, RuntimeError) as error:
-            raise InputError(f"{name} has no forward-mode derivative in torch, so FullGrad cannot be completed: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"{name} has no forward-mode derivative in torch, so FullGrad cannot be completed: {str(error).splitlines()[0]}"
+            ) from error
 
 # %% ../nbs/lib/24_fullgrad.ipynb #02598975
 @contextmanager
@@ -219,7 +268,10 @@ def _summed(x: Tensor, output: Tensor, target: Tensor, gradient: Tensor, calls: 
     "Terms from what `decomposed` gives."
     value = (gradient * x).flatten(1).sum(1)
     terms = {call.name: call.term().reshape(len(x), -1).sum(1) for call in calls}
-    sums = {kind: sum((terms[call.name] for call in calls if call.kind == kind), torch.zeros_like(value)) for kind in ("bias", "gate")}
+    sums = {
+        kind: sum((terms[call.name] for call in calls if call.kind == kind), torch.zeros_like(value))
+        for kind in ("bias", "gate")
+    }
     return Terms(output, value, sums["bias"], sums["gate"], output - value - sums["bias"] - sums["gate"], terms, target)
 
 
@@ -232,12 +284,18 @@ def _adds_up(found: Terms) -> bool:
 def _together(parts: list[Terms]) -> Terms:
     "The terms of some images, each computed alone."
     joined = lambda name: torch.cat([getattr(part, name) for part in parts])
-    terms = {name: torch.cat([part.terms.get(name, torch.zeros_like(part.output)) for part in parts]) for part in parts for name in part.terms}
+    terms = {
+        name: torch.cat([part.terms.get(name, torch.zeros_like(part.output)) for part in parts])
+        for part in parts
+        for name in part.terms
+    }
     return Terms(*map(joined, ("output", "input", "bias", "gate", "residual")), terms, joined("target"))
 
 # %% ../nbs/lib/24_fullgrad.ipynb #4c2580bb
 @torch.inference_mode(False)
-def decomposed(model: nn.Module, x: Tensor, target: Tensor | int | None, gate: str) -> tuple[Tensor, Tensor, Tensor, list[Call]]:
+def decomposed(
+    model: nn.Module, x: Tensor, target: Tensor | int | None, gate: str
+) -> tuple[Tensor, Tensor, Tensor, list[Call]]:
     "Outputs [N], classes [N], the gradient of the image, and the calls that the output depends on, with their gradients."
     if gate not in GATES:
         raise unknown("gate", gate, GATES)
@@ -248,14 +306,25 @@ def decomposed(model: nn.Module, x: Tensor, target: Tensor | int | None, gate: s
     constants = {id(value): value.detach() for value in weights.values()}  # one a weight: what is tied stays tied
     fixed = {name: constants[id(value)] for name, value in weights.items()}
     image = float_images(x).detach().clone().requires_grad_()
-    with evaluation(model), torch.enable_grad(), _places(model) as place, frozen_gates(model) if gate == "detached" else nullcontext():
-        with sdpa_kernel(SDPBackend.MATH), RightGradients(), _Calls(place, gate == "half") as recorder:  # the fused kernels have no forward mode
+    with (
+        evaluation(model),
+        torch.enable_grad(),
+        _places(model) as place,
+        frozen_gates(model) if gate == "detached" else nullcontext(),
+    ):
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            RightGradients(),
+            _Calls(place, gate == "half") as recorder,
+        ):  # the fused kernels have no forward mode
             logits = as_logits(functional_call(model, fixed, (image.clone(),)), model, image)
         for function in _own_derivatives(logits):
             raise _closed(function)
         target = class_of(target, logits)
         output = logits.gather(1, target[:, None])[:, 0]
-        gradient, *gradients = torch.autograd.grad(output.sum(), [image, *[call.edge for call in recorder.calls]], allow_unused=True)
+        gradient, *gradients = torch.autograd.grad(
+            output.sum(), [image, *[call.edge for call in recorder.calls]], allow_unused=True
+        )
     for call, value in zip(recorder.calls, gradients):
         call.gradient, call.edge = value, None
     gradient = torch.zeros_like(image) if gradient is None else gradient
@@ -267,7 +336,9 @@ WRAPPED = (torch.jit.ScriptModule, nn.DataParallel, nn.parallel.DistributedDataP
 
 def _closed(name: str) -> InputError:
     "The error for a part of a net that cannot be looked into."
-    return InputError(f"{name} has no forward-mode derivative that torch can see, so FullGrad cannot be completed: give the net as it was written, in plain operations")
+    return InputError(
+        f"{name} has no forward-mode derivative that torch can see, so FullGrad cannot be completed: give the net as it was written, in plain operations"
+    )
 
 
 def _own_derivatives(logits: Tensor) -> Iterator[str]:
@@ -305,6 +376,10 @@ def class_of(target: Tensor | int | None, logits: Tensor) -> Tensor:
     if target is None:
         return logits.argmax(1)
     target = one_an_image(target, len(logits)).to(logits.device)
-    if target.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8) or not bool(((0 <= target) & (target < logits.shape[1])).all()):
-        raise InputError(f"target must be classes from 0 to {logits.shape[1] - 1}, got {target.tolist() if target.numel() < 9 else target.dtype}")
+    if target.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8) or not bool(
+        ((0 <= target) & (target < logits.shape[1])).all()
+    ):
+        raise InputError(
+            f"target must be classes from 0 to {logits.shape[1] - 1}, got {target.tolist() if target.numel() < 9 else target.dtype}"
+        )
     return target.long()

@@ -127,12 +127,16 @@ ACTING = """
 def gallery(
     pictures,  # [N, H, W, C], from 0 to 1
     titles: list[str],  # of the images, [N]
-    curves: dict[str, np.ndarray],  # by arm: [T, P, 3] along the triples of `all_triples`, the curve of each image's class
+    curves: dict[
+        str, np.ndarray
+    ],  # by arm: [T, P, 3] along the triples of `all_triples`, the curve of each image's class
 ) -> str:  # HTML
     "One piece of HTML in which a reader chooses three images and moves along the ellipse through them; nothing is fetched."
     pictures, shapes = np.asarray(pictures), {np.shape(values) for values in curves.values()}
     if len(shapes) != 1 or len(pictures) != len(titles) or next(iter(shapes))[0] != len(all_triples(len(pictures))):
-        raise InputError(f"curves must be [T, P, 3] along all triples of {len(pictures)} images with {len(titles)} titles, got {sorted(map(list, shapes))}")
+        raise InputError(
+            f"curves must be [T, P, 3] along all triples of {len(pictures)} images with {len(titles)} titles, got {sorted(map(list, shapes))}"
+        )
     broken = [arm for arm, values in curves.items() if not np.isfinite(values).all()]
     if broken:
         raise InputError(f"curves must be finite: leave out {', '.join(broken)}")

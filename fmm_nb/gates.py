@@ -130,7 +130,9 @@ class SEGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != self.squeeze.in_features:
-            raise InputError(f"this gate takes {self.squeeze.in_features} channels, [N, C, H, W] or [N, C]; got {list(x.shape)}")
+            raise InputError(
+                f"this gate takes {self.squeeze.in_features} channels, [N, C, H, W] or [N, C]; got {list(x.shape)}"
+            )
         mean = x.flatten(2).mean(2) if x.ndim > 2 else x
         gate = SQUASH[self.squash](self.excite(self.activation(self.squeeze(mean))))
         return gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
@@ -143,7 +145,8 @@ class ATACGate(nn.Module):
         self,
         channels: int,  # C
         reduction: int = 2,  # C / reduction hidden channels
-        context: int | str = 1,  # pixels a side of the square whose mean is looked at, odd; "half" a map, or "global": [N, C, 1, 1]
+        context: int
+        | str = 1,  # pixels a side of the square whose mean is looked at, odd; "half" a map, or "global": [N, C, 1, 1]
         inner_relu: bool = True,
         batch_norm: bool = True,  # after each convolution; else biases
     ):
@@ -172,7 +175,9 @@ def means_around(
     if context == "global":
         return x.mean((2, 3), keepdim=True)
     side = min(x.shape[2:]) // 4 * 2 + 1 if context == "half" else context
-    for square in () if side == 1 else ((side, 1), (1, side)):  # down, then across: a mean over a square, in 2 side steps a place
+    for square in (
+        () if side == 1 else ((side, 1), (1, side))
+    ):  # down, then across: a mean over a square, in 2 side steps a place
         x = F.avg_pool2d(x, square, 1, (square[0] // 2, square[1] // 2), count_include_pad=False)
     return x
 
@@ -349,7 +354,9 @@ def read_gates(
             if asked:  # a gate inside one that is asked again
                 return
             if name in values and getattr(gated.gate, "sees", "") != "element":
-                raise InputError(f"gate {name} is used more than once in a forward pass: give each use a gate of its own")
+                raise InputError(
+                    f"gate {name} is used more than once in a forward pass: give each use a gate of its own"
+                )
             asked.append(name)
             values[name] = gated.value(*inputs, **keywords)
             asked.clear()

@@ -87,7 +87,9 @@ def check(name: str, data: Path, out: Path) -> None:
     "Raise `InputError` for a name of no net, a folder without pictures or that cannot be written, or an engine that is not installed."
     builder_of(name)
     if importlib.util.find_spec("accelerate") is None:
-        raise InputError("training on ImageNet needs accelerate, which is not installed: pip install 'fmm_nb[imagenet]', or pip install '.[imagenet]' in the clone")
+        raise InputError(
+            "training on ImageNet needs accelerate, which is not installed: pip install 'fmm_nb[imagenet]', or pip install '.[imagenet]' in the clone"
+        )
     check_folders(data)
     writable_folder(out)
 
@@ -134,12 +136,27 @@ def evaluate(
     for x, y in batches:
         logits, y = net(x.to(accelerator.device, memory_format=torch.channels_last)), y.to(accelerator.device)
         right = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
-        sums += torch.stack([F.cross_entropy(logits, y, reduction="sum"), right[:, 0].sum(), right.any(1).sum(), torch.tensor(len(y), device=y.device)])
+        sums += torch.stack(
+            [
+                F.cross_entropy(logits, y, reduction="sum"),
+                right[:, 0].sum(),
+                right.any(1).sum(),
+                torch.tensor(len(y), device=y.device),
+            ]
+        )
     loss, top1, top5, count = accelerator.reduce(sums, "sum").tolist()
     return {"val_loss": loss / count, "top1": top1 / count, "top5": top5 / count}
 
 # %% ../nbs/lib/50_imagenet.ipynb #3c83e7dc
-ABOUT = ("model", "seed", "epochs", "batch_size", "image_size", "classes", "pictures")  # what a table says of its training
+ABOUT = (
+    "model",
+    "seed",
+    "epochs",
+    "batch_size",
+    "image_size",
+    "classes",
+    "pictures",
+)  # what a table says of its training
 
 
 def keep(out: Path, state: dict) -> None:
@@ -153,7 +170,9 @@ def keep_log(out: Path, state: dict) -> None:
     "Write the history as log.csv: a row an epoch, with what is known of the training in each."
     origin = json.loads(state["origin"])
     with written(out / LOG) as part:
-        pd.DataFrame(state["history"]).assign(**{name: origin[name] for name in ABOUT if name in origin}).to_csv(part, index=False)
+        pd.DataFrame(state["history"]).assign(**{name: origin[name] for name in ABOUT if name in origin}).to_csv(
+            part, index=False
+        )
 
 
 def tidied(out: Path) -> None:
@@ -170,12 +189,16 @@ def kept(out: Path, origin: str) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's are of many kinds
-        raise InputError(f"{path} cannot be read ({type(error).__name__}): remove it to begin anew, or choose another --out") from error
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}): remove it to begin anew, or choose another --out"
+        ) from error
     if not isinstance(state, dict) or "origin" not in state:
         raise InputError(f"{path} is no state of a training by this command: choose another --out, or move it away")
     old, new = json.loads(state["origin"]), json.loads(origin)
     if other := [f"{name} {old[name]!r}, not {new[name]!r}" for name in new if old.get(name) != new[name]]:
-        raise InputError(f"{path} is of another training ({'; '.join(other)}): choose another --out, or remove it to begin anew")
+        raise InputError(
+            f"{path} is of another training ({'; '.join(other)}): choose another --out, or remove it to begin anew"
+        )
     return state
 
 # %% ../nbs/lib/50_imagenet.ipynb #3bd356de
@@ -190,7 +213,10 @@ def finished(
             raise InputError(f"{path} is no log of fmm imagenet, it lacks {', '.join(lacking)}: move it away")
         last = log.iloc[-1]
         if last.epoch == last.epochs:
-            found.append({name: last[name] for name in ABOUT} | {"top1_error_percent": 100 * (1 - last.top1), "top5_error_percent": 100 * (1 - last.top5)})
+            found.append(
+                {name: last[name] for name in ABOUT}
+                | {"top1_error_percent": 100 * (1 - last.top1), "top5_error_percent": 100 * (1 - last.top5)}
+            )
     return found
 
 # %% ../nbs/lib/50_imagenet.ipynb #82336474
@@ -198,7 +224,9 @@ class Stopped(RuntimeError):
     "A training that ended before its time; its text is one line and says what to do."
 
 
-SIGNS = dict.fromkeys(("gloo", "Connection closed", "DataLoader worker (pid"), "lost another process")  # in what torch says
+SIGNS = dict.fromkeys(
+    ("gloo", "Connection closed", "DataLoader worker (pid"), "lost another process"
+)  # in what torch says
 SIGNS |= {"NCCL": "could not speak with the others"}  # which has other causes, too: a wrong setting, no memory
 
 
@@ -215,13 +243,17 @@ def told(
     try:
         yield
     except InputError as error:
-        raise InputError(str(error).rstrip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")) from error
+        raise InputError(
+            str(error).rstrip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        ) from error
     except RuntimeError as error:
         what = (str(error).splitlines() or [""])[0]  # names the address, or the number, of the one that is lost
         happened = [text for sign, text in SIGNS.items() if sign in what]
         if not happened:
             raise
-        raise Stopped(f"process {rank} of {processes} {happened[0]}, and ends too; {out} has all epochs that were over, the same command goes on ({what})") from error
+        raise Stopped(
+            f"process {rank} of {processes} {happened[0]}, and ends too; {out} has all epochs that were over, the same command goes on ({what})"
+        ) from error
 
 # %% ../nbs/lib/50_imagenet.ipynb #45a7e7a9
 def train(
@@ -256,7 +288,9 @@ def _train(name: str, data: Path, out: Path, recipe: Recipe, workers: int, progr
     "The epochs that are not over."
     rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     batches, tests = loaders(data, recipe, workers, rank, processes, pinned=accelerator.device.type == "cuda")
-    origin = json.dumps({"model": name, "pictures": len(batches.dataset), "classes": len(batches.dataset.classes)} | asdict(recipe))
+    origin = json.dumps(
+        {"model": name, "pictures": len(batches.dataset), "classes": len(batches.dataset.classes)} | asdict(recipe)
+    )
     net = build(name, recipe, len(batches.dataset.classes)).to(accelerator.device, memory_format=torch.channels_last)
     optimizer = optimizer_of(net, recipe)
     if first:
@@ -275,7 +309,10 @@ def _train(name: str, data: Path, out: Path, recipe: Recipe, workers: int, progr
         row = {"epoch": epoch, "train_loss": loss} | evaluate(net, tests, accelerator)
         history.append(row | {"images_per_second": speed, "learning_rate": rates[-1], "processes": processes})
         if first:
-            keep(out, {"origin": origin, "history": history, "net": net.state_dict(), "optimizer": optimizer.state_dict()})
+            keep(
+                out,
+                {"origin": origin, "history": history, "net": net.state_dict(), "optimizer": optimizer.state_dict()},
+            )
             progress(history[-1])
     return history
 

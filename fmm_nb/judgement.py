@@ -63,7 +63,9 @@ CLAIMS = read_claims(data_folder() / "reported" / "claims.csv")
 # %% ../nbs/lib/56_judgement.ipynb #28e463bc
 def diverged(rows: pd.DataFrame, arms) -> bool:
     "Whether a run of one of the arms diverged."
-    return "diverged_at" in rows and any(arm_rows(rows, arm, "diverged_at").notna().any(axis=None) for arm in arms if arm)
+    return "diverged_at" in rows and any(
+        arm_rows(rows, arm, "diverged_at").notna().any(axis=None) for arm in arms if arm
+    )
 
 
 AS_DRAWN = ("log gradient_growth",)  # measures of nets before training, which no divergence touches
@@ -75,7 +77,11 @@ def _difference(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -
     if found is None:
         return None
     if diverged(rows, wanted) and claim.primary not in AS_DRAWN:
-        return rules.ranked(*(sample_of(rows, arm, claim.primary) for arm in pair), claim.direction) if pair else _useless(found)
+        return (
+            rules.ranked(*(sample_of(rows, arm, claim.primary) for arm in pair), claim.direction)
+            if pair
+            else _useless(found)
+        )
     return replace(rules.difference(found, claim.direction, margin), depends_on=depends_on(claim, rows, wanted, found))
 
 
@@ -124,7 +130,9 @@ def _proportion(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -
     shares, found = sample_of(rows, arm, claim.primary), measured(rows, claim.primary, wanted)
     if found is None:
         return None
-    judged = rules.proportion(shares, claim.direction * weight, -wanted[None] / weight, units().get(claim.primary) == YES_NO)
+    judged = rules.proportion(
+        shares, claim.direction * weight, -wanted[None] / weight, units().get(claim.primary) == YES_NO
+    )
     return replace(judged, depends_on=depends_on(claim, rows, wanted, found))
 
 # %% ../nbs/lib/56_judgement.ipynb #92e1370a
@@ -136,7 +144,13 @@ def _causal(claim: Claim, rows: pd.DataFrame, margin: float) -> Evidence | None:
         return None
     every = at_epochs + [_at_equal_loss(claim, rows, a, b, margin) for a, b in pairs]
     found = rules.causal([one.support if one else 1.0 for one in every], [_p_within(one, margin) for one in every])
-    note = "an arm was not run" if None in at_epochs else "not comparable at equal training loss" if None in every else found.note
+    note = (
+        "an arm was not run"
+        if None in at_epochs
+        else "not comparable at equal training loss"
+        if None in every
+        else found.note
+    )
     choices = ", ".join(one.depends_on for one in at_epochs if one and one.depends_on)
     effects = tuple(one.effect for one in every if one)
     return replace(found, note=note, whole=None not in at_epochs, depends_on=choices, effects=effects)
@@ -158,7 +172,9 @@ def _weak(claim: Claim, rows: pd.DataFrame, arm: str) -> Evidence | None:
     "The judgement of a weak agreement: `tau_excess` against `tau_yardstick`."
     pairs = [sample_of(rows, arm, name) for name in (claim.primary, claim.primary.replace("excess", "yardstick"))]
     both = pd.concat(pairs, axis=1, keys=["d", "y"])  # by seed
-    return rules.weak(both.d, both.y, some=claim.kind == "some") if len(both) > 1 and both.notna().all(axis=None) else None
+    return (
+        rules.weak(both.d, both.y, some=claim.kind == "some") if len(both) > 1 and both.notna().all(axis=None) else None
+    )
 
 
 def _exact(claim: Claim, rows: pd.DataFrame) -> Evidence | None:
@@ -171,7 +187,11 @@ def _exact(claim: Claim, rows: pd.DataFrame) -> Evidence | None:
 
 def _seen(rows: pd.DataFrame, column: str) -> str:
     "The values that a check was made on: by net, or one for all; empty where rows have none."
-    values = rows.dropna(subset=[column]).groupby("model", sort=False)[column].max() if column in rows else pd.Series(dtype=float)
+    values = (
+        rows.dropna(subset=[column]).groupby("model", sort=False)[column].max()
+        if column in rows
+        else pd.Series(dtype=float)
+    )
     texts = [f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}" for value in values]
     by_net = [f"{text} ({net})" for text, net in zip(texts, values.index)] if len(set(texts)) > 1 else texts[:1]
     return f"{column} {', '.join(by_net)}" if by_net else ""
@@ -213,7 +233,11 @@ def _on_a_set(claim: Claim, rows: pd.DataFrame, margin: float) -> list[Evidence 
         return [_weak(claim, rows, arm) for arm in expanded(claim.comparators)]
     if claim.kind == "exact":
         return [_exact(claim, rows)]
-    return [CELLS[claim.kind](claim, rows, wanted, margin) for wanted in contrasts(claim.comparators)] if claim.kind in CELLS else []
+    return (
+        [CELLS[claim.kind](claim, rows, wanted, margin) for wanted in contrasts(claim.comparators)]
+        if claim.kind in CELLS
+        else []
+    )
 
 # %% ../nbs/lib/56_judgement.ipynb #e1c35b10
 def evidence(
@@ -241,7 +265,12 @@ def judge(
     for claim in CLAIMS.values():
         lacking = [GAINS[data] for data in claim.data if data in GAINS and words[GAINS[data]] != "supported"]
         if claim.kind == "mediation" and found[claim.id] and lacking:
-            found[claim.id] = replace(found[claim.id], support=1.0, contradict=1.0, note=f"no gain to explain: {', '.join(lacking)} not supported")
+            found[claim.id] = replace(
+                found[claim.id],
+                support=1.0,
+                contradict=1.0,
+                note=f"no gain to explain: {', '.join(lacking)} not supported",
+            )
     words = decided(found)
     return {id: (words[id], found[id]) for id in CLAIMS}
 

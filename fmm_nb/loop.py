@@ -102,18 +102,24 @@ class Trained:
 
     spec: Spec
     history: pd.DataFrame  # a row an epoch: train_loss, train_accuracy, …; accuracies are shares
-    diverged_at: int | None  # the epoch in which the running loss or the weights left the finite range; training ends with it
+    diverged_at: (
+        int | None
+    )  # the epoch in which the running loss or the weights left the finite range; training ends with it
     test_correct: Tensor  # bool [N_test]
     weights: dict[int, dict[str, Tensor]]  # by epoch: the snapshots, and the last
     shape: dict[str, int]  # in_channels, image_size, num_classes
     record: dict = field(default_factory=dict)  # torch, device, precision, data, fingerprint, seconds
-    diverged_step: int | None = None  # the step (from 1, over all epochs) whose loss was the first not finite; None too in records that are older than this
+    diverged_step: int | None = (
+        None  # the step (from 1, over all epochs) whose loss was the first not finite; None too in records that are older than this
+    )
 
     def model(self, epoch: int | None = None) -> nn.Module:
         "The net in evaluation mode, after `epoch` or at the end; raises `InputError` for an epoch whose weights were not kept."
         epoch = max(self.weights) if epoch is None else epoch
         if epoch not in self.weights:
-            raise InputError(f"no weights were kept at epoch {epoch}; kept are {sorted(self.weights)}: ask for it in Protocol(snapshots=…)")
+            raise InputError(
+                f"no weights were kept at epoch {epoch}; kept are {sorted(self.weights)}: ask for it in Protocol(snapshots=…)"
+            )
         model = build(self.spec, self.shape)
         model.load_state_dict(self.weights[epoch])
         return model.eval()
@@ -196,13 +202,25 @@ class Training:
         self.spec, self.parts, self.device = spec, parts, device
         self.precision = resolved_precision(spec.protocol, device)
         self.model = build(spec, parts.shape).to(device, memory_format=torch.channels_last)
-        self.outcome = partial(outcome, self.model, spec.protocol, self.precision == "bfloat16", parts.pairs["train"][0], parts.targets, parts.mean_std)
+        self.outcome = partial(
+            outcome,
+            self.model,
+            spec.protocol,
+            self.precision == "bfloat16",
+            parts.pairs["train"][0],
+            parts.targets,
+            parts.mean_std,
+        )
         self.parameters = list(self.model.parameters())
         self.momentum = [torch.zeros_like(p) for p in self.parameters]
         self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
         self.epoch, self.step = 0, 0  # epochs that are over, steps of the current one that are over
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the current epoch: losses, correct decisions
-        self.finite = torch.zeros(1, dtype=torch.int64, device=device)  # steps, of all epochs, up to which the running loss was finite
+        self.sums = torch.zeros(
+            2, dtype=torch.float64, device=device
+        )  # of the current epoch: losses, correct decisions
+        self.finite = torch.zeros(
+            1, dtype=torch.int64, device=device
+        )  # steps, of all epochs, up to which the running loss was finite
         self.history, self.kept, self.diverged_at, self.test_correct, self.seconds = [], {}, None, None, 0.0
         if self.over:  # no epoch at all
             self.history.append({"epoch": 0} | evaluated(self))
@@ -220,7 +238,9 @@ class Training:
 
     def rate(self) -> float:
         "The learning rate of the current step."
-        return learning_rate(self.spec.protocol, self.epoch * self.steps + self.step, self.spec.protocol.epochs * self.steps)
+        return learning_rate(
+            self.spec.protocol, self.epoch * self.steps + self.step, self.spec.protocol.epochs * self.steps
+        )
 
 # %% ../nbs/lib/33_loop.ipynb #fd2b8f08
 def step(
@@ -240,7 +260,9 @@ def evaluated(training: Training) -> dict[str, float]:
     "The columns of the history that are due at this epoch; weights are kept where they are due too."
     protocol = training.spec.protocol
     if training.epoch in (protocol.epochs, training.diverged_at, *protocol.snapshots):
-        training.kept[training.epoch] = {name: value.detach().cpu().clone().contiguous() for name, value in training.model.state_dict().items()}
+        training.kept[training.epoch] = {
+            name: value.detach().cpu().clone().contiguous() for name, value in training.model.state_dict().items()
+        }
         names = [name for name in training.parts.pairs if name != "train"]
     else:
         names = ["test"] if training.epoch in protocol.evaluate else []
@@ -258,7 +280,9 @@ def end_epoch(training: Training) -> None:
     loss, accuracy = (training.sums / len(training.parts.targets)).tolist()
     training.sums.zero_()
     training.epoch, training.step = training.epoch + 1, 0
-    finite = math.isfinite(loss) and all(p.isfinite().all() for p in training.parameters)  # the last step alone may go astray
+    finite = math.isfinite(loss) and all(
+        p.isfinite().all() for p in training.parameters
+    )  # the last step alone may go astray
     training.diverged_at = None if finite else training.epoch
     row = {"epoch": training.epoch, "train_loss": loss, "train_accuracy": accuracy} | evaluated(training)
     training.history.append(row)

@@ -24,7 +24,9 @@ def packed(
 def unpacked(text: str) -> np.ndarray:
     "The bits that `packed` wrote, bool [N]."
     count, _, data = text.partition(":")
-    return np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(data)), np.uint8), count=int(count)).astype(bool)
+    return np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(data)), np.uint8), count=int(count)).astype(
+        bool
+    )
 
 # %% ../nbs/lib/43_measures.ipynb #c429aa52
 def last_epoch(trained) -> dict:
@@ -45,7 +47,9 @@ def ways(
 
     losses = trained.history.set_index("epoch").clean_loss.dropna()
     found = [measure(trained.model(epoch).to(usual_device())) for epoch in losses.index]
-    return {f"{name}__way": json.dumps([[loss, values[name]] for loss, values in zip(losses, found)]) for name in found[0]}
+    return {
+        f"{name}__way": json.dumps([[loss, values[name]] for loss, values in zip(losses, found)]) for name in found[0]
+    }
 
 # %% ../nbs/lib/43_measures.ipynb #e4867f2a
 def validation_curve(trained) -> list[dict]:
@@ -53,6 +57,12 @@ def validation_curve(trained) -> list[dict]:
     protocol, history = trained.spec.protocol, trained.history.set_index("epoch")
     chance = {"validation_loss": float("nan"), "validation_accuracy": 1 / trained.shape["num_classes"]}
     going = trained.diverged_at or protocol.epochs + 1
-    found = [(epoch, history.loc[epoch] if epoch < going else chance) for epoch in sorted({*protocol.snapshots, protocol.epochs})]
-    row = lambda epoch, at: {"validation_loss": at["validation_loss"], "validation_accuracy_percent": 100 * at["validation_accuracy"]}
+    found = [
+        (epoch, history.loc[epoch] if epoch < going else chance)
+        for epoch in sorted({*protocol.snapshots, protocol.epochs})
+    ]
+    row = lambda epoch, at: {
+        "validation_loss": at["validation_loss"],
+        "validation_accuracy_percent": 100 * at["validation_accuracy"],
+    }
     return [{"learning_rate": protocol.learning_rate, "epoch": epoch} | row(epoch, at) for epoch, at in found]

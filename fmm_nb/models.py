@@ -22,7 +22,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError, unknown, whole_number
-from .gates import ConstantGate, Gated, RandomGate, ReLUGate, SEGate, ShuffledGate, StaticGate, evaluation, rewired, unit
+from fmm_nb.gates import (
+    ConstantGate,
+    Gated,
+    RandomGate,
+    ReLUGate,
+    SEGate,
+    ShuffledGate,
+    StaticGate,
+    evaluation,
+    rewired,
+    unit,
+)
 from .specs import MODELS, family_of, list_names
 
 # %% ../nbs/lib/16_models.ipynb #9540e618
@@ -37,7 +48,12 @@ def toy_gate(
     **se,  # reduction, min_hidden, relu, squash of `SEGate`, for no other gate
 ) -> nn.Module:  # [N, C, H, W] → [N, C, H, W]
     "The gated unit that stands after (or before) an activation of `ToyNet`."
-    make = {"se": lambda: SEGate(channels, **se), "constant": ConstantGate, "static": lambda: StaticGate(channels), "random": lambda: RandomGate(channels)}
+    make = {
+        "se": lambda: SEGate(channels, **se),
+        "constant": ConstantGate,
+        "static": lambda: StaticGate(channels),
+        "random": lambda: RandomGate(channels),
+    }
     if kind == "none":
         return nn.Identity()
     if kind not in make:
@@ -52,7 +68,15 @@ POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 class Block(nn.Module):
     "Convolution, BatchNorm where asked for, activation and gate in either order, 2×2 pooling: [N, C, H, W] → [N, C', H/2, W/2]."
 
-    def __init__(self, conv: nn.Conv2d, activation: nn.Module, gate: nn.Module, batch_norm: bool, gate_first: bool, pooling: str = "max"):
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        activation: nn.Module,
+        gate: nn.Module,
+        batch_norm: bool,
+        gate_first: bool,
+        pooling: str = "max",
+    ):
         super().__init__()
         if pooling not in POOLINGS:
             raise unknown("pooling", pooling, POOLINGS)
@@ -73,9 +97,15 @@ class Block(nn.Module):
     def quick(self, x: Tensor) -> Tensor:
         "The same numbers with fewer passes over large maps: pooled first where that changes nothing."
         held, ungated = getattr(self.gate, "held", None), isinstance(self.gate, nn.Identity)
-        by_channel = getattr(getattr(self.gate, "gate", None), "sees", "unknown") in ("nothing", "means") and self.gate.combine in ("mul", "add")
+        by_channel = getattr(getattr(self.gate, "gate", None), "sees", "unknown") in (
+            "nothing",
+            "means",
+        ) and self.gate.combine in ("mul", "add")
         known = ungated or by_channel
-        relu, max_pool = isinstance(getattr(self.activation, "gate", None), ReLUGate), isinstance(self.pool, nn.MaxPool2d)
+        relu, max_pool = (
+            isinstance(getattr(self.activation, "gate", None), ReLUGate),
+            isinstance(self.pool, nn.MaxPool2d),
+        )
         if not (known and relu and max_pool) or isinstance(held, Tensor):
             return self(x)
         x, means = self.pooled(self, x)
@@ -89,7 +119,9 @@ class PoolWithMeans(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pooled, places = F.max_pool2d(x, 2, return_indices=True)
-        means = x.flatten(2).sum(2) / x.shape[2:].numel()  # a sum in bfloat16 adds up in float32; its mean would copy the map first
+        means = (
+            x.flatten(2).sum(2) / x.shape[2:].numel()
+        )  # a sum in bfloat16 adds up in float32; its mean would copy the map first
         return pooled, means[:, :, None, None], places
 
     @staticmethod
@@ -100,7 +132,9 @@ class PoolWithMeans(torch.autograd.Function):
     @staticmethod
     def backward(ctx, pooled: Tensor, means: Tensor, places: None) -> Tensor:
         x, where = ctx.saved_tensors
-        gradient = torch.ops.aten.max_pool2d_with_indices_backward(pooled, x, [2, 2], [2, 2], [0, 0], [1, 1], False, where)
+        gradient = torch.ops.aten.max_pool2d_with_indices_backward(
+            pooled, x, [2, 2], [2, 2], [0, 0], [1, 1], False, where
+        )
         return gradient.add_(means / x.shape[2:].numel())
 
 
@@ -144,12 +178,24 @@ class ToyNet(nn.Module):
     ):
         super().__init__()
         _check_sizes(widths, kernel_size, padding)
-        convs = [nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip((in_channels, *widths), widths)]
+        convs = [
+            nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip((in_channels, *widths), widths)
+        ]
         features = widths[-1] * feature_size(image_size, kernel_size, padding, len(widths)) ** 2
         *convs, classifier = initialise([*convs, nn.Linear(features, num_classes)], initialisation)
-        gates = [toy_gate(gate, o, combine, shuffled, reduction=reduction, min_hidden=min_hidden, relu=squeeze_relu, squash=squash) for o in widths]
-        parts = zip(convs, initialise([unit(activation, o) for o in widths], initialisation), initialise(gates, initialisation))
-        self.features, self.classifier = nn.Sequential(*[Block(*part, batch_norm, gate_first, pooling) for part in parts]), classifier
+        gates = [
+            toy_gate(
+                gate, o, combine, shuffled, reduction=reduction, min_hidden=min_hidden, relu=squeeze_relu, squash=squash
+            )
+            for o in widths
+        ]
+        parts = zip(
+            convs, initialise([unit(activation, o) for o in widths], initialisation), initialise(gates, initialisation)
+        )
+        self.features, self.classifier = (
+            nn.Sequential(*[Block(*part, batch_norm, gate_first, pooling) for part in parts]),
+            classifier,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
@@ -174,7 +220,9 @@ def feature_size(image_size: int, kernel_size: int, padding: int, blocks: int = 
     for _ in range(blocks):
         size = (size + 2 * padding - kernel_size + 1) // 2
     if size < 1:
-        raise InputError(f"images of {image_size}×{image_size} pixels are too small for {blocks} convolutions of {kernel_size} with padding {padding}, each followed by a pooling")
+        raise InputError(
+            f"images of {image_size}×{image_size} pixels are too small for {blocks} convolutions of {kernel_size} with padding {padding}, each followed by a pooling"
+        )
     return size
 
 # %% ../nbs/lib/16_models.ipynb #539b3504
@@ -182,7 +230,7 @@ INITIALISATIONS = {"torch": None, "he": nn.init.kaiming_normal_, "xavier": nn.in
 
 
 def initialise(parts: list[nn.Module], name: str) -> list[nn.Module]:
-    "The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero, but for layers with `keeps_start`; \"torch\" changes nothing."
+    'The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero, but for layers with `keeps_start`; "torch" changes nothing.'
     if name not in INITIALISATIONS:
         raise unknown("initialisation", name, INITIALISATIONS)
     for module in nn.ModuleList(parts).modules() if name != "torch" else []:
@@ -208,7 +256,13 @@ def count_macs(
     parameter = next(model.parameters())
     x = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
     bare = {module: lambda x: x for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluation(model), rewired(bare), _plain_attention():
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        evaluation(model),
+        rewired(bare),
+        _plain_attention(),
+    ):
         model(x)
     return counter.get_total_flops() // 2
 
@@ -234,11 +288,18 @@ def matched_widths(
     with torch.device("meta"):
         count = lambda *widths, **gate: count_parameters(ToyNet(**options | gate | {"widths": widths}))
         target = count(32, 64, 64, gate="se")
-        early, late = {pair: count(*pair, 64) for pair in product(first, second)}, {pair: count(32, *pair) for pair in product(second, third)}
-    distance = {(a, b, c): abs(early[a, b] + late[b, c] - early[32, b] - target) for a, b, c in product(first, second, third)}
+        early, late = (
+            {pair: count(*pair, 64) for pair in product(first, second)},
+            {pair: count(32, *pair) for pair in product(second, third)},
+        )
+    distance = {
+        (a, b, c): abs(early[a, b] + late[b, c] - early[32, b] - target) for a, b, c in product(first, second, third)
+    }
     best = min(distance, key=lambda w: (distance[w], sum(w)))
     if distance[best] > 0.01 * target:
-        raise InputError(f"no widths up to {slack} above (32, 64, 64) have within 1% of the {target} parameters of the gated net")
+        raise InputError(
+            f"no widths up to {slack} above (32, 64, 64) have within 1% of the {target} parameters of the gated net"
+        )
     return best
 
 # %% ../nbs/lib/16_models.ipynb #fa9690fa
@@ -262,13 +323,17 @@ def create_model(
     in_channels: int = 1,
     image_size: int = 28,  # pixels a side
     num_classes: int = 10,
-    pretrained: str | None = None,  # an image set on which it was trained, see `pretrained.shipped`; None: freshly drawn
+    pretrained: str
+    | None = None,  # an image set on which it was trained, see `pretrained.shipped`; None: freshly drawn
     pretrained_seed: int = 0,
     **options,  # arguments of the builder (of `ToyNet` for an arm of the table)
 ) -> nn.Module:  # [N, in_channels, image_size, image_size] → logits [N, num_classes]
     "A freshly drawn net, in training mode, or a trained one, in evaluation mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
     builder, stated, fixed = builder_of(str(name))
-    shape = {n: whole_number(n, v, most=10**5) for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]}
+    shape = {
+        n: whole_number(n, v, most=10**5)
+        for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]
+    }
     known = {option: of.default for option, of in inspect.signature(builder).parameters.items() if option not in fixed}
     for option, value in options.items():
         if option not in known:

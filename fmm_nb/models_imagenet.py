@@ -58,12 +58,22 @@ class Bottleneck(nn.Module):
         early, late = (stride, 1) if design.strides == "v1" else (1, stride)
         self.halves, outputs = stride > 1, 4 * planes
         conv = lambda i, o, stride=1: nn.Conv2d(i, o, 1, stride, bias=False)
-        self.conv1, self.bn1, self.act1 = conv(inputs, planes, early), nn.BatchNorm2d(planes), design.activation(planes, stage, 1)
-        self.conv2, self.bn2, self.act2 = design.spatial(planes, late, halved(size, early - 1), stage), nn.BatchNorm2d(planes), design.activation(planes, stage, 2)
+        self.conv1, self.bn1, self.act1 = (
+            conv(inputs, planes, early),
+            nn.BatchNorm2d(planes),
+            design.activation(planes, stage, 1),
+        )
+        self.conv2, self.bn2, self.act2 = (
+            design.spatial(planes, late, halved(size, early - 1), stage),
+            nn.BatchNorm2d(planes),
+            design.activation(planes, stage, 2),
+        )
         self.conv3, self.bn3 = conv(planes, outputs), nn.BatchNorm2d(outputs)
         self.refine = design.refine(outputs, halved(size, stride - 1))
         changes = (inputs, stride) != (outputs, 1)
-        self.downsample = nn.Sequential(conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)) if changes else nn.Identity()
+        self.downsample = (
+            nn.Sequential(conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)) if changes else nn.Identity()
+        )
         self.act3 = design.activation(outputs, stage, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +121,9 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.only_size and x.shape[2:] != (self.only_size, self.only_size):
-            raise InputError(f"the net was built for images of {self.only_size}×{self.only_size} pixels, got {x.shape[2]}×{x.shape[3]}: name image_size when it is made")
+            raise InputError(
+                f"the net was built for images of {self.only_size}×{self.only_size} pixels, got {x.shape[2]}×{x.shape[3]}: name image_size when it is made"
+            )
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
@@ -128,14 +140,35 @@ class ResNet(nn.Module):
 BLOCKS, WIDTH = (3, 4, 6, 3), 64
 
 
-def resnet50(in_channels: int = 3, image_size: int = 224, num_classes: int = 1000, strides: str = "v1b", blocks: tuple = BLOCKS, width: int = WIDTH) -> ResNet:
+def resnet50(
+    in_channels: int = 3,
+    image_size: int = 224,
+    num_classes: int = 1000,
+    strides: str = "v1b",
+    blocks: tuple = BLOCKS,
+    width: int = WIDTH,
+) -> ResNet:
     "ResNet-50: [N, in_channels, image_size, image_size] → [N, num_classes]. Source: He et al. 2016. Raises `InputError` as `ResNet` does."
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides))
 
 
-def se_resnet50(in_channels: int = 3, image_size: int = 224, num_classes: int = 1000, strides: str = "v1b", blocks: tuple = BLOCKS, width: int = WIDTH) -> ResNet:
+def se_resnet50(
+    in_channels: int = 3,
+    image_size: int = 224,
+    num_classes: int = 1000,
+    strides: str = "v1b",
+    blocks: tuple = BLOCKS,
+    width: int = WIDTH,
+) -> ResNet:
     "ResNet-50 with squeeze-and-excitation, reduction 16, once a block; shapes and errors are those of `ResNet`. Source: Hu et al. 2018."
-    return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides, refine=lambda channels, size: Gated(SEGate(channels))))
+    return ResNet(
+        in_channels,
+        image_size,
+        num_classes,
+        blocks,
+        width,
+        Design(strides=strides, refine=lambda channels, size: Gated(SEGate(channels))),
+    )
 
 # %% ../nbs/lib/21_models_imagenet.ipynb #97ccf2b1
 def ge_resnet50(
@@ -151,16 +184,32 @@ def ge_resnet50(
 
     Raises `InputError` as `ResNet` does, and for an unknown variant.
     """
-    return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides, refine=lambda channels, size: Gated(GatherExcite(channels, size, variant))))
+    return ResNet(
+        in_channels,
+        image_size,
+        num_classes,
+        blocks,
+        width,
+        Design(strides=strides, refine=lambda channels, size: Gated(GatherExcite(channels, size, variant))),
+    )
 
 
-def aa_resnet50(in_channels: int = 3, image_size: int = 224, num_classes: int = 1000, blocks: tuple = BLOCKS, width: int = WIDTH) -> ResNet:
+def aa_resnet50(
+    in_channels: int = 3, image_size: int = 224, num_classes: int = 1000, blocks: tuple = BLOCKS, width: int = WIDTH
+) -> ResNet:
     """ResNet-50 with attention beside the 3×3 convolutions of the last three stages, in the second on the map halved once more.
 
     Shapes and errors are those of `ResNet`. Source: Bello et al. 2019.
     """
     augmented = lambda channels, stride, size, stage: AugmentedConv2d(channels, size, stride, halvings=int(stage == 2))
-    return ResNet(in_channels, image_size, num_classes, blocks, width, Design(spatial=lambda *where: (augmented if where[3] > 1 else convolution)(*where)))
+    return ResNet(
+        in_channels,
+        image_size,
+        num_classes,
+        blocks,
+        width,
+        Design(spatial=lambda *where: (augmented if where[3] > 1 else convolution)(*where)),
+    )
 
 # %% ../nbs/lib/21_models_imagenet.ipynb #3ec8c6a7
 def fa_resnet50(
@@ -179,7 +228,9 @@ def fa_resnet50(
     if stem not in stems:
         raise unknown("stem", stem, stems)
     if stem == "attention" and image_size % 4:
-        raise InputError(f"the attention stem takes images of 4n × 4n pixels, got {image_size}; stem=\"convolution\" takes any")
+        raise InputError(
+            f'the attention stem takes images of 4n × 4n pixels, got {image_size}; stem="convolution" takes any'
+        )
     spatial = lambda channels, stride, size, stage: LocalAttention2d(channels, stride)
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(stem=stems[stem], spatial=spatial))
 
@@ -243,7 +294,9 @@ def load_weights(
         name = theirs
         for old, new in RENAMED.items():
             name = name.replace(old, new)
-        same = name in ours and value.numel() == ours[name].numel() and value.shape[: ours[name].ndim] == ours[name].shape
+        same = (
+            name in ours and value.numel() == ours[name].numel() and value.shape[: ours[name].ndim] == ours[name].shape
+        )
         if same and name not in others:
             taken[name] = value.reshape(ours[name].shape)
         else:

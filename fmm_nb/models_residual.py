@@ -72,14 +72,28 @@ ORDERS, SHORTCUTS = ("pre", "post"), ("conv", "conv_norm", "none")
 class ResidualBlock(nn.Module):
     "Two 3×3 convolutions whose result is combined with their input: [N, C, H, W] → [N, C', H/stride, W/stride]."
 
-    def __init__(self, inputs: int, outputs: int, stride: int, combine: str, order: str, shortcut: str, batch_norm: bool, attention: str):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        combine: str,
+        order: str,
+        shortcut: str,
+        batch_norm: bool,
+        attention: str,
+    ):
         super().__init__()
         norm = nn.BatchNorm2d if batch_norm else nn.Identity
         conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
         wrap, how = COMBINATIONS[combine]
         first = [conv(inputs, outputs, stride=stride), norm(outputs), unit("relu", outputs)]
         star = [Star(nn.Sequential(first[0], first[2]), conv(inputs, outputs, stride=stride)), norm(outputs)]
-        branch = star if combine == "inside" else [*first, conv(outputs, outputs), *([norm(outputs)] if order == "post" else [])]
+        branch = (
+            star
+            if combine == "inside"
+            else [*first, conv(outputs, outputs), *([norm(outputs)] if order == "post" else [])]
+        )
         branch += [unit(attention, outputs)] if attention != "none" else []
         self.before = nn.Sequential(norm(inputs), unit("relu", inputs)) if order == "pre" else nn.Identity()
         self.changes = inputs != outputs or stride != 1
@@ -118,14 +132,27 @@ class ResidualNet(nn.Module):
         stem_stride: int = 1,  # of the first convolution
     ):
         super().__init__()
-        for name, given, known in [("combine", combine, COMBINATIONS), ("order", order, ORDERS), ("shortcut", shortcut, SHORTCUTS)]:
+        for name, given, known in [
+            ("combine", combine, COMBINATIONS),
+            ("order", order, ORDERS),
+            ("shortcut", shortcut, SHORTCUTS),
+        ]:
             if given not in known:
                 raise unknown(name, given, known)
         sizes = stages(depth, width, blocks, channels)
-        make = partial(ResidualBlock, combine=combine, order=order, shortcut=shortcut, batch_norm=batch_norm, attention=attention)
+        make = partial(
+            ResidualBlock, combine=combine, order=order, shortcut=shortcut, batch_norm=batch_norm, attention=attention
+        )
         closing = lambda channels: [nn.BatchNorm2d(channels) if batch_norm else nn.Identity(), unit("relu", channels)]
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, whole_number("stem_stride", stem_stride), padding=1, bias=False), *(closing(channels) if order == "post" else []))
-        shapes = [(outputs, 2 if stage and not block else 1) for stage, (outputs, count) in enumerate(sizes) for block in range(count)]
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, whole_number("stem_stride", stem_stride), padding=1, bias=False),
+            *(closing(channels) if order == "post" else []),
+        )
+        shapes = [
+            (outputs, 2 if stage and not block else 1)
+            for stage, (outputs, count) in enumerate(sizes)
+            for block in range(count)
+        ]
         inputs = [channels, *(outputs for outputs, _ in shapes)]
         self.blocks = nn.Sequential(*[make(i, o, stride) for i, (o, stride) in zip(inputs, shapes)])
         self.head = nn.Sequential(*(closing(inputs[-1]) if order == "pre" else []))

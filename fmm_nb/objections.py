@@ -36,7 +36,11 @@ def paired(rows: pd.DataFrame, column: str, a: str, b: str) -> Effect | None:
 def best_snapshots(rows: pd.DataFrame, arm: str) -> pd.Series:  # by seed; empty where there are no ways
     "The best test accuracy among a run's snapshots."
     found = arm_rows(rows, arm)
-    ways = found.dropna(subset=["way"]).drop_duplicates("seed").set_index("seed").way if "way" in found else pd.Series(dtype=object)
+    ways = (
+        found.dropna(subset=["way"]).drop_duplicates("seed").set_index("seed").way
+        if "way" in found
+        else pd.Series(dtype=object)
+    )
     return ways.map(lambda way: max(accuracy for _, accuracy in json.loads(way)))
 
 # %% ../nbs/lib/71_objections.ipynb #5cb8232c
@@ -55,7 +59,9 @@ def otherwise(
         "as judged": measured(rows, primary, {a: 1.0, b: -1.0}),
         "seeds paired": paired(rows, primary, a, b),
         "equal training loss": equal_loss(rows, a, b, primary),
-        "logits on one scale": measured(rows, scaled, {a: 1.0, b: -1.0}) if variant(plain, "temperature_matched") in rows else None,
+        "logits on one scale": measured(rows, scaled, {a: 1.0, b: -1.0})
+        if variant(plain, "temperature_matched") in rows
+        else None,
         "as many parameters": measured(rows, primary, {a: 1.0, matched: -1.0}) if matched != b else None,
         "best snapshot": effect(*best) if best and min(map(len, best)) > 1 else None,
     }
@@ -66,14 +72,19 @@ MAIN = ("M14", "M15", "M21", "M22", "M30", "M35", "M36", "M37", "M38", "M39", "M
 
 def compared() -> tuple[str, ...]:  # ids
     "The main answers, and every other claim that is one comparison of two arms."
-    single = {id: contrasts(claim.comparators) for id, claim in CLAIMS.items() if claim.kind in ("difference", "equivalence")}
+    single = {
+        id: contrasts(claim.comparators) for id, claim in CLAIMS.items() if claim.kind in ("difference", "equivalence")
+    }
     return tuple(id for id in CLAIMS if id in MAIN or len(single.get(id, ())) == 1 and two_arms(single[id][0]))
 
 
 def _judged_on(found: Findings, ids: tuple[str, ...]):
     "Each claim that compares two arms, an image set of it, the rows there at the scale that decides, and the arms."
     for claim in (CLAIMS[id] for id in ids if found.claims.scale[id]):
-        rows, pair = found.tables[found.claims.scale[claim.id]].get(claim.experiment), two_arms(contrasts(claim.comparators)[0])
+        rows, pair = (
+            found.tables[found.claims.scale[claim.id]].get(claim.experiment),
+            two_arms(contrasts(claim.comparators)[0]),
+        )
         for data in claim.data if rows is not None and pair else ():
             yield claim, data, on_set(rows, data), pair
 
@@ -81,15 +92,25 @@ def _judged_on(found: Findings, ids: tuple[str, ...]):
 COLUMNS = ["claim", "data", "objection", "difference", "low", "high", "side"]
 
 
-def hostile(found: Findings, ids: tuple[str, ...] = MAIN) -> pd.DataFrame:  # COLUMNS; side: same, other, open, or empty where nothing was computed
+def hostile(
+    found: Findings, ids: tuple[str, ...] = MAIN
+) -> pd.DataFrame:  # COLUMNS; side: same, other, open, or empty where nothing was computed
     "The main answers under each objection."
-    lines = [line for claim, data, rows, pair in _judged_on(found, ids) for line in beside_judged(claim, data, otherwise(claim, rows, *pair))]
+    lines = [
+        line
+        for claim, data, rows, pair in _judged_on(found, ids)
+        for line in beside_judged(claim, data, otherwise(claim, rows, *pair))
+    ]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def beside_judged(claim: Claim, data: str, seen: dict[str, Effect | None], first: str = "as judged") -> list[dict]:
     "Effects as rows, each with its side as seen from the first; none where that was not measured."
-    return [{"claim": claim.id, "data": data, "objection": name} | sided(one, seen[first]) for name, one in seen.items()] if seen[first] else []
+    return (
+        [{"claim": claim.id, "data": data, "objection": name} | sided(one, seen[first]) for name, one in seen.items()]
+        if seen[first]
+        else []
+    )
 
 
 def sided(found: Effect | None, judged: Effect) -> dict:
@@ -166,7 +187,10 @@ def caveats(
 ) -> dict[str, str]:  # by claim; only of decided ones that have one
     "Under which objections a claim that is apart from zero as judged is so no more, and which readings of its measure reverse it."
     decided = lines[lines.claim.map(found.claims.verdict).isin(["supported", "contradicted"])]
-    told = {id: _fallen(group) + _reversed_by(found.claims.depends_on[id]) for id, group in _with_judged(decided, lines).groupby("claim", sort=False)}
+    told = {
+        id: _fallen(group) + _reversed_by(found.claims.depends_on[id])
+        for id, group in _with_judged(decided, lines).groupby("claim", sort=False)
+    }
     return {id: text for id, text in told.items() if text}
 
 
@@ -187,7 +211,9 @@ def _reversed_by(depends_on: str) -> str:
     return f" *It is reversed by other readings of the measure: {', '.join(further)}.*" if further else ""
 
 # %% ../nbs/lib/71_objections.ipynb #308153d8
-def other_readings(found: Findings, ids: tuple[str, ...]) -> pd.DataFrame:  # as `hostile`, and scale; the objection is a reading of the measure
+def other_readings(
+    found: Findings, ids: tuple[str, ...]
+) -> pd.DataFrame:  # as `hostile`, and scale; the objection is a reading of the measure
     "The effect of some claims under every variant of their measure."
     lines = []
     for claim, data, rows, (a, b) in _judged_on(found, ids):
@@ -215,7 +241,9 @@ def over_all(claims: pd.DataFrame) -> list[str]:  # ids
     "The decided claims whose verdict would not stand if all claims were one family; exact checks have no p."
     tested = claims[claims.kind != "exact"]
     sides = {"supported": "support", "contradicted": "contradict"}
-    stands = {word: pd.Series(holm(tested[side].fillna(1).tolist()), tested.id) <= ALPHA for word, side in sides.items()}
+    stands = {
+        word: pd.Series(holm(tested[side].fillna(1).tolist()), tested.id) <= ALPHA for word, side in sides.items()
+    }
     return [row.id for row in tested.itertuples() if row.verdict in sides and not stands[row.verdict][row.id]]
 
 
@@ -232,7 +260,11 @@ def without_a_gain(claims: pd.DataFrame) -> list[str]:  # ids
     "The decided claims about attention's gain that name an image set on which it is not supported."
     verdicts = claims.set_index("id").verdict
     lacking = {data for data, gain in GAINS.items() if verdicts[gain] != "supported"}
-    return [id for id in verdicts.index if id in ABOUT_THE_GAIN and verdicts[id] in ("supported", "contradicted") and lacking & set(CLAIMS[id].data)]
+    return [
+        id
+        for id in verdicts.index
+        if id in ABOUT_THE_GAIN and verdicts[id] in ("supported", "contradicted") and lacking & set(CLAIMS[id].data)
+    ]
 
 # %% ../nbs/lib/71_objections.ipynb #5c316926
 def outdone(found: Findings) -> list[str]:  # each with its claim

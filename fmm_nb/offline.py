@@ -25,7 +25,19 @@ from .plan import EXPERIMENTS, experiment_of, scale_of, sizes_of
 from .sources import available, data_root, find
 
 # %% ../nbs/lib/48_offline.ipynb #27716238
-NAMES = ("fmm_nb", "nbs", "data/mini", "data/reported", "data/weights", "Makefile", "settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "README.md")
+NAMES = (
+    "fmm_nb",
+    "nbs",
+    "data/mini",
+    "data/reported",
+    "data/weights",
+    "Makefile",
+    "settings.ini",
+    "setup.py",
+    "pyproject.toml",
+    "constraints.txt",
+    "README.md",
+)
 
 
 def contents(
@@ -45,12 +57,24 @@ def contents(
 
 def _images(scale: str, root: Path) -> dict[str, Path]:
     "The files of the image sets of a scale, as `contents`; a warning names those that are not on this machine."
-    wanted = {data for name in EXPERIMENTS for sizes in [sizes_of(name, scale)] for data in (*sizes.datasets, *sizes.where_found)}
+    wanted = {
+        data
+        for name in EXPERIMENTS
+        for sizes in [sizes_of(name, scale)]
+        for data in (*sizes.datasets, *sizes.where_found)
+    }
     here = {data.split("[")[0]: data for data in available()}
     if lacking := sorted(wanted - here.keys()):
-        warnings.warn(f"not on this machine, so not in the bundle: {', '.join(lacking)}; fmm data get NAME fetches one", stacklevel=4)
+        warnings.warn(
+            f"not on this machine, so not in the bundle: {', '.join(lacking)}; fmm data get NAME fetches one",
+            stacklevel=4,
+        )
     files = [path for name in wanted & here.keys() for path in find(here[name]).files.values()]
-    return {f"images/{path.relative_to(data_root())}": path for path in sorted(files) if not path.is_relative_to(root / "data")}
+    return {
+        f"images/{path.relative_to(data_root())}": path
+        for path in sorted(files)
+        if not path.is_relative_to(root / "data")
+    }
 
 # %% ../nbs/lib/48_offline.ipynb #6d24ec1e
 class Parts:
@@ -100,14 +124,37 @@ def bundle(
     return parts.paths
 
 # %% ../nbs/lib/48_offline.ipynb #604e5bd2
-PLATFORMS = [f"manylinux_2_{glibc}_x86_64" for glibc in (28, 27, 26, 24, 17, 12)] + ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
+PLATFORMS = [f"manylinux_2_{glibc}_x86_64" for glibc in (28, 27, 26, 24, 17, 12)] + [
+    "manylinux2014_x86_64",
+    "manylinux2010_x86_64",
+    "manylinux1_x86_64",
+]
 
 
 def fetched_wheels(folder: Path) -> Path:
     "The folder with the wheels that `gpu-wheels.txt` names, for CPython 3.12 on Linux; raises `InputError` where one cannot be had."
-    where = ["--python-version", "3.12", "--implementation", "cp", *(word for name in PLATFORMS for word in ("--platform", name))]
+    where = [
+        "--python-version",
+        "3.12",
+        "--implementation",
+        "cp",
+        *(word for name in PLATFORMS for word in ("--platform", name)),
+    ]
     listed = need_repository("a bundle") / "gpu-wheels.txt"
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", *where, "-d", str(writable_folder(folder)), "-r", str(listed)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--only-binary=:all:",
+        *where,
+        "-d",
+        str(writable_folder(folder)),
+        "-r",
+        str(listed),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"the wheels of {listed.name} could not be fetched: {done.stderr.strip().splitlines()[-1]}")
@@ -169,10 +216,24 @@ def pack(
 
     build = build or build_folder()
     unfinished = [name for name in EXPERIMENTS if state(Page(name, scale, build)) != "done"]
-    needed = ({spec.key for spec in specs(name, scale)} - measured(name, scale, build) for name in unfinished if possible(name, scale))
+    needed = (
+        {spec.key for spec in specs(name, scale)} - measured(name, scale, build)
+        for name in unfinished
+        if possible(name, scale)
+    )
     keys = set().union(*needed)
-    made = [path for path in sorted((build / scale).rglob("*")) if path.is_file() and path.suffix not in (".lock", ".part", ".sha256", ".damaged") and "failed" not in path.parts]
-    nets = [path for path in sorted((build / "store").glob("*")) if path.stem in keys and path.suffix in (".json", ".safetensors", ".checkpoint")]
+    made = [
+        path
+        for path in sorted((build / scale).rglob("*"))
+        if path.is_file()
+        and path.suffix not in (".lock", ".part", ".sha256", ".damaged")
+        and "failed" not in path.parts
+    ]
+    nets = [
+        path
+        for path in sorted((build / "store").glob("*"))
+        if path.stem in keys and path.suffix in (".json", ".safetensors", ".checkpoint")
+    ]
     with written(out) as part, tarfile.open(part, "w:gz") as archive:
         for path in made + nets:
             archive.add(path, str(path.relative_to(build)))
@@ -191,7 +252,9 @@ def take_in(
     with beside(build) as folder:
         fresh = unpack(archive, folder / "files")
         files = [path for path in sorted(fresh.rglob("*")) if path.is_file()]
-        rows = {path: read_rows(path) for path in files if path.parent.name == "rows"}  # all, before anything is taken in
+        rows = {
+            path: read_rows(path) for path in files if path.parent.name == "rows"
+        }  # all, before anything is taken in
         for path in files:
             target = build / path.relative_to(fresh)
             if path in rows:

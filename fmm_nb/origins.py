@@ -60,7 +60,9 @@ def _around(line: str, found: re.Match, most: int = 60) -> str:
     "A part of a line; of a line of the table of claims its claim too."
     row = re.match(r"\| *([MA]\d+)", line)
     start, end = max(0, found.start() - most), found.end() + most
-    return (f"{row[1]}: " if row and start else "") + "…" * (start > 0) + line[start:end].strip() + "…" * (end < len(line))
+    return (
+        (f"{row[1]}: " if row and start else "") + "…" * (start > 0) + line[start:end].strip() + "…" * (end < len(line))
+    )
 
 
 def printed(
@@ -71,7 +73,11 @@ def printed(
     wanted, told = pattern(number), []
     for folder in folders:
         for page in sorted((folder / "notebooks").rglob("*.ipynb"), key=lambda path: (path.stem != "paper", path)):
-            told += [f"page {page.stem}, cell {cell}: {_around(line, found)}" for cell, line in shown(page) for found in wanted.finditer(line)]
+            told += [
+                f"page {page.stem}, cell {cell}: {_around(line, found)}"
+                for cell, line in shown(page)
+                for found in wanted.finditer(line)
+            ]
     return told
 
 # %% ../nbs/lib/63_origins.ipynb #ab3957f6
@@ -115,7 +121,11 @@ def in_rows(number: str, folder: Path) -> list[str]:  # lines for people
     for path in sorted((folder / "rows").glob("*.csv")):
         for row in _table(path):
             label = f"{row.get('model')} on {row.get('data')}, seed {row.get('seed')}, net {row.get('key')}"
-            told += [f"rows {path.stem}: {name} = {value} of {label}" for name, value in row.items() if reads(_number(value), number)]
+            told += [
+                f"rows {path.stem}: {name} = {value} of {label}"
+                for name, value in row.items()
+                if reads(_number(value), number)
+            ]
     return told
 
 
@@ -123,7 +133,10 @@ def in_reported(number: str) -> list[str]:  # lines for people
     "The cells of the sources' tables that read a number."
     rows = ((path.name, row) for path in sorted((data_folder() / "reported").glob("*.csv")) for row in _table(path))
     found = [(name, row) for name, row in rows if reads(_number(row.get("value")), number)]
-    return [f"reported {name}: {row['place']}, {row['model']} {row['data']} {row['quantity']} = {row['value']}" for name, row in found]
+    return [
+        f"reported {name}: {row['place']}, {row['model']} {row['data']} {row['quantity']} = {row['value']}"
+        for name, row in found
+    ]
 
 # %% ../nbs/lib/63_origins.ipynb #68369993
 MOST = 30  # lines of one kind
@@ -140,10 +153,16 @@ def _together(found: dict[str, list[str]]) -> list[str]:
 # %% ../nbs/lib/63_origins.ipynb #cd112d60
 def _read_at(number: str, scale: str, build: Path) -> list[str]:
     "What reads a number at a scale, from cells down to rows."
-    folders = {name: folder / scale for name, folder in (("published", data_folder() / "results"), ("built", build)) if (folder / scale).exists()}
+    folders = {
+        name: folder / scale
+        for name, folder in (("published", data_folder() / "results"), ("built", build))
+        if (folder / scale).exists()
+    }
     found = _together({name: printed(number, [folder]) for name, folder in folders.items()})
     if number[0] != "×" and number[-1] != "%":
-        found += _together({name: in_answers(number, folder) + in_rows(number, folder) for name, folder in folders.items()})
+        found += _together(
+            {name: in_answers(number, folder) + in_rows(number, folder) for name, folder in folders.items()}
+        )
     return found
 
 
@@ -157,15 +176,27 @@ def origin(
     found = at.pop(scale) + _together({"": in_reported(number)})
     others = " or ".join(name for name, lines in at.items() if lines)
     if not found:
-        raise InputError(f"no page, no answer and no row at scale {scale} reads {number}; " + (f"--scale {others} finds it" if others else "nor at another scale, try fewer digits"))
-    return [f"{number} at scale {scale}; " + (f"--scale {others} finds more" if others else "no other scale has it"), *found]
+        raise InputError(
+            f"no page, no answer and no row at scale {scale} reads {number}; "
+            + (f"--scale {others} finds it" if others else "nor at another scale, try fewer digits")
+        )
+    return [
+        f"{number} at scale {scale}; " + (f"--scale {others} finds more" if others else "no other scale has it"),
+        *found,
+    ]
 
 # %% ../nbs/lib/63_origins.ipynb #d9332929
 def makers(scale: str, build: Path) -> dict[str, Page]:
     "The page that makes each file of results, by what was made here at a scale or published at any; names stand with their ending and without."
-    places = [*((name, data_folder() / "results") for name in SCALES), (scale, data_folder() / "results"), (scale, build)]  # the last wins
+    places = [
+        *((name, data_folder() / "results") for name in SCALES),
+        (scale, data_folder() / "results"),
+        (scale, build),
+    ]  # the last wins
     pages = [Page(name, at, folder) for at, folder in places for name in (*EXPERIMENTS, "paper")]
-    files = {path.name: page for page in pages for path in (page.target, *products(page))} | {"again.csv": Page("paper", scale, build)}
+    files = {path.name: page for page in pages for path in (page.target, *products(page))} | {
+        "again.csv": Page("paper", scale, build)
+    }
     return {Path(name).stem: page for name, page in files.items()} | files
 
 
@@ -186,7 +217,11 @@ def made_by(page: Page, stem: str) -> list[str]:  # lines for people
         rows = _table(path)
         lines.append(f"from {len(rows)} rows of {len({row['key'] for row in rows})} nets or draws in rows/{path.name}")
     decided = [row["id"] for row in _table(data_folder() / "reported" / "claims.csv") if row["experiment"] == page.name]
-    return lines + ([f"its page decides {', '.join(decided)}; fmm why {decided[0]} --scale {page.scale} goes on from there"] if decided else [])
+    return lines + (
+        [f"its page decides {', '.join(decided)}; fmm why {decided[0]} --scale {page.scale} goes on from there"]
+        if decided
+        else []
+    )
 
 # %% ../nbs/lib/63_origins.ipynb #50359be6
 def made_from(spec: Spec) -> list[str]:  # lines for people
@@ -212,12 +247,16 @@ def net(
 ) -> list[str]:  # lines for people
     "What made the net of a key, or the row of a draw or timing; `InputError` for a key that no page has at a scale."
     build = build or build_folder()
-    pages = {name: spec for name in EXPERIMENTS if possible(name, scale) for spec in specs(name, scale) if spec.key == key}
+    pages = {
+        name: spec for name in EXPERIMENTS if possible(name, scale) for spec in specs(name, scale) if spec.key == key
+    }
     rows = _rows_of(key, [data_folder() / "results" / scale, build / scale])
     if not pages:
         return _row(key, scale, next(rows, None))
     spec, store = next(iter(pages.values())), Store(build / "store")
-    record = next((row for _, row in rows), None) or next((read_record(path) for path in [store.root / f"{key}.json"] if path.exists()), None)
+    record = next((row for _, row in rows), None) or next(
+        (read_record(path) for path in [store.root / f"{key}.json"] if path.exists()), None
+    )
     missing = "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec))
     return [
         f"net {key}: of {', '.join(pages)} at scale {scale}",
@@ -229,17 +268,32 @@ def net(
 
 def _rows_of(key: str, folders: list[Path]) -> Iterator[tuple[Path, dict]]:
     "The rows of a key, each with its file; they say how a net was trained, which its key does not."
-    return ((path, row) for folder in folders for path in sorted((folder / "rows").glob("*.csv")) for row in _table(path) if row.get("key") == key)
+    return (
+        (path, row)
+        for folder in folders
+        for path in sorted((folder / "rows").glob("*.csv"))
+        for row in _table(path)
+        if row.get("key") == key
+    )
 
 
 def _row(key: str, scale: str, found: tuple[Path, dict] | None) -> list[str]:
     "The row of a key that no planned net has; `InputError` where there is none either."
     if found is None:
-        raise InputError(f"no page at scale {scale} has a net or row {key}; try --scale {' or '.join(name for name in SCALES if name != scale)}")
+        raise InputError(
+            f"no page at scale {scale} has a net or row {key}; try --scale {' or '.join(name for name in SCALES if name != scale)}"
+        )
     path, row = found
     page = next(name for name in EXPERIMENTS if name.split("_")[0] == path.stem.split("_")[0])
-    values = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("key", "measure_version") and value and len(value) < 40)
-    return [f"row {key}: of {page} at scale {scale}, in rows/{path.name}, measure version {row['measure_version']}; no net that is planned here has this key", values]
+    values = ", ".join(
+        f"{name} {value}"
+        for name, value in row.items()
+        if name not in ("key", "measure_version") and value and len(value) < 40
+    )
+    return [
+        f"row {key}: of {page} at scale {scale}, in rows/{path.name}, measure version {row['measure_version']}; no net that is planned here has this key",
+        values,
+    ]
 
 # %% ../nbs/lib/63_origins.ipynb #e01836a3
 def explain(
@@ -266,5 +320,7 @@ def explain(
     files, file = makers(scale, build), Path(name).name
     if file not in files:
         every = [*EXPERIMENTS, *files]
-        raise unknown("page, claim, figure, table, number or net", name, every if get_close_matches(name, every) else EXPERIMENTS)
+        raise unknown(
+            "page, claim, figure, table, number or net", name, every if get_close_matches(name, every) else EXPERIMENTS
+        )
     return made_by(files[file], Path(file).stem) + due(files[file].name, scale)

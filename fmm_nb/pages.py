@@ -64,14 +64,20 @@ def measured(name: str, scale: str, build: Path) -> set[str]:
 def _rows(name: str, scale: str, build: Path) -> set[tuple[str, ...]]:
     "Key and version of the measure of each row that an experiment has, published or built."
     start = name.split("_")[0]  # a page may have several tables
-    tables = [table for folder in (published_folder(scale), build / scale) for table in (folder / "rows").glob(f"{start}_*.csv")]
+    tables = [
+        table
+        for folder in (published_folder(scale), build / scale)
+        for table in (folder / "rows").glob(f"{start}_*.csv")
+    ]
     return set().union(*(_rows_in(table, table.stat().st_mtime_ns) for table in tables))
 
 
 @lru_cache(None)  # several pages may ask for the same table
 def _rows_in(table: Path, changed: int) -> frozenset[tuple[str, ...]]:
     "As `_rows`, of one table as it is since it changed."
-    return frozenset(tuple(line.decode(errors="replace").split(",", 2)[:2]) for line in table.read_bytes().splitlines()[1:])
+    return frozenset(
+        tuple(line.decode(errors="replace").split(",", 2)[:2]) for line in table.read_bytes().splitlines()[1:]
+    )
 
 
 @looked_once()
@@ -117,7 +123,12 @@ def made(page: Page) -> dict[str, str]:
 def products(page: Page) -> list[Path]:
     "The files that a page makes beside the executed notebook: their names begin as its own."
     start = page.name.split("_")[0]
-    kinds = (f"rows/{start}_*.csv", f"figures/{start}_*", f"answers/{page.name}.json", *["claims.csv"] * (page.name == "paper"))
+    kinds = (
+        f"rows/{start}_*.csv",
+        f"figures/{start}_*",
+        f"answers/{page.name}.json",
+        *["claims.csv"] * (page.name == "paper"),
+    )
     return [path for kind in kinds for path in sorted(page.out.glob(kind))]
 
 
@@ -133,7 +144,11 @@ def changes(page: Page) -> list[tuple]:  # (input, old digest, new digest)
     "The inputs of a page that changed since it was executed; [] if it is up to date, everything if it never was."
     old = _stamp(page) if page.target.exists() else {}
     new = inputs(page) | {name: mark for name, mark in made(page).items() if name in old}
-    return [(name, old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return [
+        (name, old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 # %% ../nbs/lib/46_pages.ipynb #a7577d30
 def state(page: Page) -> str:
@@ -153,7 +168,11 @@ def status(
     scale_of(scale)
     for name, experiment in EXPERIMENTS.items():
         try:
-            row = {"nets": len(specs(name, scale)), "missing": len(missing_nets(name, scale, build)), "state": state(Page(name, scale, build))}
+            row = {
+                "nets": len(specs(name, scale)),
+                "missing": len(missing_nets(name, scale, build)),
+                "state": state(Page(name, scale, build)),
+            }
         except InputError as error:
             row = {"nets": 0, "missing": 0, "state": "no images", "why": str(error)}
         found.append({"name": name, "title": experiment.title} | row)
@@ -171,7 +190,9 @@ def why(
     lines = _to_train(missing_nets(page.name, scale, build), Store(build / "store")) if page.name != "paper" else []
     if state(page) == "missing":
         return lines + [f"execute {page.name}: it was not executed at scale {scale}"]
-    return lines + [f"execute {page.name}: {what}: {old or 'not there'} → {new or 'not there'}" for what, old, new in changes(page)]
+    return lines + [
+        f"execute {page.name}: {what}: {old or 'not there'} → {new or 'not there'}" for what, old, new in changes(page)
+    ]
 
 
 def _to_train(missing: list[Spec], store: Store) -> list[str]:
@@ -180,7 +201,10 @@ def _to_train(missing: list[Spec], store: Store) -> list[str]:
     for spec in missing:
         reasons = "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec) if field != "seed")
         seeds[spec.model, spec.data, reasons or "only other seeds are there"].append(spec.seed)
-    return [f"train {model} on {data}, seed{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {reasons}" for (model, data, reasons), of in seeds.items()]
+    return [
+        f"train {model} on {data}, seed{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {reasons}"
+        for (model, data, reasons), of in seeds.items()
+    ]
 
 # %% ../nbs/lib/46_pages.ipynb #e83169ea
 def possible(name: str, scale: str) -> bool:

@@ -27,8 +27,12 @@ from torchvision.datasets import ImageFolder
 
 # %% ../nbs/lib/49_pictures.ipynb #3696735e
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-COLOURS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])  # columns: directions …
-SPREAD = torch.tensor([55.46, 4.794, 1.148]) / 255  # … and how far colours vary along each. Source: Krizhevsky et al. 2012
+COLOURS = torch.tensor(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)  # columns: directions …
+SPREAD = (
+    torch.tensor([55.46, 4.794, 1.148]) / 255
+)  # … and how far colours vary along each. Source: Krizhevsky et al. 2012
 
 
 def lighting(
@@ -41,12 +45,28 @@ def lighting(
 def training_view(size: int):
     "From a PIL picture to a standardised float tensor [3, size, size], with augmentation."
     crop, jitter = transforms.RandomResizedCrop(size), transforms.ColorJitter(0.4, 0.4, 0.4)
-    return transforms.Compose([crop, transforms.RandomHorizontalFlip(), jitter, transforms.ToTensor(), lighting, transforms.Normalize(MEAN, STD)])
+    return transforms.Compose(
+        [
+            crop,
+            transforms.RandomHorizontalFlip(),
+            jitter,
+            transforms.ToTensor(),
+            lighting,
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
 
 
 def test_view(size: int):
     "From a PIL picture to a standardised float tensor [3, size, size]: the shorter side at 256/224 of the size, the middle of it."
-    return transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size), transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    return transforms.Compose(
+        [
+            transforms.Resize(round(size * 256 / 224)),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
 
 # %% ../nbs/lib/49_pictures.ipynb #ff69f79d
 def write_pictures(
@@ -72,7 +92,9 @@ class Pictures(ImageFolder):
         try:
             super().__init__(root, view)
         except FileNotFoundError as error:
-            raise InputError(f"{root} must hold a folder of pictures for each class; {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"{root} must hold a folder of pictures for each class; {str(error).splitlines()[0]}"
+            ) from error
         self.seed = seed
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
@@ -82,7 +104,9 @@ class Pictures(ImageFolder):
             try:
                 return super().__getitem__(index)
             except (OSError, SyntaxError) as error:  # PIL's are of both kinds
-                raise InputError(f"{self.samples[index][0]} cannot be read as a picture ({type(error).__name__}): replace or remove it") from error
+                raise InputError(
+                    f"{self.samples[index][0]} cannot be read as a picture ({type(error).__name__}): replace or remove it"
+                ) from error
 
 
 class Places(DistributedSampler):
@@ -96,12 +120,18 @@ def check_folders(data: Path) -> None:
     "Raise `InputError` where `data` does not hold the same class folders, two or more, for training and for testing."
     for part in ("train", "val"):
         if not (data / part).is_dir():
-            raise InputError(f"there is no folder {data / part}: --data names a folder with train/CLASS/ and val/CLASS/, a folder of pictures for each class")
+            raise InputError(
+                f"there is no folder {data / part}: --data names a folder with train/CLASS/ and val/CLASS/, a folder of pictures for each class"
+            )
     classes = [{folder.name for folder in (data / part).iterdir() if folder.is_dir()} for part in ("train", "val")]
     if other := sorted(classes[0] ^ classes[1]):
-        raise InputError(f"the classes in {data}/train and {data}/val differ, first in {other[0]!r}: both need one folder for each of the same classes")
+        raise InputError(
+            f"the classes in {data}/train and {data}/val differ, first in {other[0]!r}: both need one folder for each of the same classes"
+        )
     if len(classes[0]) < 2:
-        raise InputError(f"{data}/train has {len(classes[0])} folders of classes, which leaves nothing to learn: it needs two or more, one for each class")
+        raise InputError(
+            f"{data}/train has {len(classes[0])} folders of classes, which leaves nothing to learn: it needs two or more, one for each class"
+        )
 
 # %% ../nbs/lib/49_pictures.ipynb #9774c8df
 def loaders(
@@ -117,16 +147,24 @@ def loaders(
     Raises `InputError` where the processes cannot share the batch, two or more pictures each, or where there are fewer pictures than a batch has.
     """
     if recipe.batch_size % processes:
-        raise InputError(f"the batch of {recipe.batch_size} is no multiple of the {processes} processes: choose another --batch-size")
+        raise InputError(
+            f"the batch of {recipe.batch_size} is no multiple of the {processes} processes: choose another --batch-size"
+        )
     if recipe.batch_size < 2 * processes:
-        raise InputError(f"the batch of {recipe.batch_size} leaves each of {processes} processes one picture, and BatchNorm needs two: choose a larger --batch-size")
+        raise InputError(
+            f"the batch of {recipe.batch_size} leaves each of {processes} processes one picture, and BatchNorm needs two: choose a larger --batch-size"
+        )
     train = Pictures(data / "train", training_view(recipe.image_size), recipe.seed)
     if len(train) < recipe.batch_size:
-        raise InputError(f"{data}/train has {len(train)} pictures, fewer than a batch of {recipe.batch_size}: choose a smaller --batch-size")
+        raise InputError(
+            f"{data}/train has {len(train)} pictures, fewer than a batch of {recipe.batch_size}: choose a smaller --batch-size"
+        )
     test = Pictures(data / "val", test_view(recipe.image_size), recipe.seed)
     places = Places(train, processes, rank, seed=recipe.seed, drop_last=True)
     how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "pin_memory": pinned}
-    how |= {"multiprocessing_context": fork_server("fmm_nb.pictures") if workers else None}  # processes that train together have threads that talk
+    how |= {
+        "multiprocessing_context": fork_server("fmm_nb.pictures") if workers else None
+    }  # processes that train together have threads that talk
     how["generator"] = torch.Generator()  # the loaders' own, else they would draw from the nets'
     tests = DataLoader(test, sampler=[(0, i) for i in range(rank, len(test), processes)], **how)
     return DataLoader(train, sampler=places, drop_last=True, persistent_workers=workers > 0, **how), tests

@@ -38,7 +38,9 @@ class Scale:
     slope_points: int = 2048  # where the variation of the slope is taken
 
 # %% ../nbs/lib/41_plan.ipynb #ef447168
-BEST_RATES = {"am_nomtp": 0.01} | dict.fromkeys(("am", "am_norl", "am_half", "am_static", "am_random", "am_shuffled"), 0.1)
+BEST_RATES = {"am_nomtp": 0.01} | dict.fromkeys(
+    ("am", "am_norl", "am_half", "am_static", "am_random", "am_shuffled"), 0.1
+)
 
 # %% ../nbs/lib/41_plan.ipynb #58a565b0
 SCALES = {
@@ -99,7 +101,10 @@ LOG = "log.csv"  # of such a training, in its folder
 
 # %% ../nbs/lib/41_plan.ipynb #ba3c2556
 NOTHING = {"datasets": (), "where_found": ()}  # no image set is needed
-MIXUP = {1.0: "mixup", 0.2: "mixup_weak"}  # α, which the source does not state, and how its arms are called; the first decides
+MIXUP = {
+    1.0: "mixup",
+    0.2: "mixup_weak",
+}  # α, which the source does not state, and how its arms are called; the first decides
 
 # %% ../nbs/lib/41_plan.ipynb #b478b973
 EXPERIMENTS = {
@@ -126,7 +131,11 @@ EXPERIMENTS = {
         arms=tuple(MODELS),
         share={"smoke": 40, "cpu": 0.7 * 3600},
         reads=("03_multiplication",),
-        sizes={"smoke": {"datasets": ("mnist_mini",), "path_points": 36}, "cpu": {"datasets": ("mnist",)}, "paper": {"datasets": ("mnist",)}},
+        sizes={
+            "smoke": {"datasets": ("mnist_mini",), "path_points": 36},
+            "cpu": {"datasets": ("mnist",)},
+            "paper": {"datasets": ("mnist",)},
+        },
     ),
 }
 
@@ -150,7 +159,11 @@ EXPERIMENTS |= {
         arms=("cnn", "am"),
         share={"smoke": 80, "cpu": 0.5 * 3600},
         variants=({}, *({"mixup": alpha} for alpha in MIXUP)),
-        sizes={"smoke": {"datasets": ("mnist_mini",)}, "cpu": {"datasets": ("mnist",), "paths": 80}, "paper": {"datasets": ("mnist",)}},
+        sizes={
+            "smoke": {"datasets": ("mnist_mini",)},
+            "cpu": {"datasets": ("mnist",), "paths": 80},
+            "paper": {"datasets": ("mnist",)},
+        },
     ),
 }
 
@@ -165,7 +178,12 @@ EXPERIMENTS |= {
         share={"smoke": 60, "cpu": 1.2 * 3600},
         variants=tuple({"learning_rate": rate, "validation": 0.2} for rate in RATES),
         sizes={
-            "smoke": {"datasets": ("mnist_mini",), "seeds": 1, "n_train": 300, "protocol": Protocol(epochs=2, batch_size=30, snapshots=(1,))},
+            "smoke": {
+                "datasets": ("mnist_mini",),
+                "seeds": 1,
+                "n_train": 300,
+                "protocol": Protocol(epochs=2, batch_size=30, snapshots=(1,)),
+            },
             "paper": {"where_found": (), "seeds": 1, "protocol": Protocol(epochs=20, snapshots=(5, 10))},
             "cpu": {"seeds": 1, "protocol": Protocol(epochs=8, batch_size=100, snapshots=(2, 4))},
         },
@@ -192,24 +210,61 @@ EXPERIMENTS |= {
         title="Does multiplying in place of adding improve a ResNet? Table IV with repairs and variants",
         share={"smoke": 80, "cpu": 0.7 * 3600},
         sizes={
-            "smoke": {"datasets": ("mnist_mini",), "seeds": 2, "n_train": 500, "protocol": Protocol(epochs=2, batch_size=25, shrink=2, snapshots=(1,))},
-            "cpu": {"datasets": (), "where_found": TABLE_IV[:2], "seeds": 5, "n_train": 4000, "protocol": Protocol(epochs=8, batch_size=50, shrink=2, snapshots=(2, 4)), "paths": 50, "path_points": 36},
-            "paper": {"datasets": (), "where_found": TABLE_IV, "protocol": Protocol(batch_size=128, augmentation="crop_flip", weight_decay=5e-4, snapshots=(50, 100)), "path_points": 36},
+            "smoke": {
+                "datasets": ("mnist_mini",),
+                "seeds": 2,
+                "n_train": 500,
+                "protocol": Protocol(epochs=2, batch_size=25, shrink=2, snapshots=(1,)),
+            },
+            "cpu": {
+                "datasets": (),
+                "where_found": TABLE_IV[:2],
+                "seeds": 5,
+                "n_train": 4000,
+                "protocol": Protocol(epochs=8, batch_size=50, shrink=2, snapshots=(2, 4)),
+                "paths": 50,
+                "path_points": 36,
+            },
+            "paper": {
+                "datasets": (),
+                "where_found": TABLE_IV,
+                "protocol": Protocol(batch_size=128, augmentation="crop_flip", weight_decay=5e-4, snapshots=(50, 100)),
+                "path_points": 36,
+            },
         },
-        own={"smoke": residual.fmmnet_arms(("twice the blocks",)), "cpu": residual.fmmnet_arms(datasets=TABLE_IV[:1]), "paper": residual.fmmnet_arms()},
+        own={
+            "smoke": residual.fmmnet_arms(("twice the blocks",)),
+            "cpu": residual.fmmnet_arms(datasets=TABLE_IV[:1]),
+            "paper": residual.fmmnet_arms(),
+        },
     ),
     "08_depth": Experiment(
         title="How deep can a product go? Gradients and training from 1 to 64 blocks, and what repairs them",
         share={"smoke": 80, "cpu": 0.4 * 3600},
         sizes={
             "smoke": {"datasets": ("mnist_mini",), "seeds": 2, "n_train": 300, "protocol": replace(BRIEF, epochs=2)},
-            "cpu": {"datasets": ("mnist_mini",), "where_found": ("cifar10",), "seeds": 5, "n_train": 1000, "protocol": BRIEF},
-            "paper": {"datasets": ("mnist",), "where_found": ("cifar10",), "n_train": 10000, "protocol": replace(BRIEF, epochs=10)},
+            "cpu": {
+                "datasets": ("mnist_mini",),
+                "where_found": ("cifar10",),
+                "seeds": 5,
+                "n_train": 1000,
+                "protocol": BRIEF,
+            },
+            "paper": {
+                "datasets": ("mnist",),
+                "where_found": ("cifar10",),
+                "n_train": 10000,
+                "protocol": replace(BRIEF, epochs=10),
+            },
         },
         own={
             "smoke": residual.depth_arms((1, 4, 16), (4,), (8,), (8, 16)),
-            "cpu": residual.depth_arms((1, 2, 4, 8, 16, 64), residual.SWEPT, (2, 3, 4, 6, 8, 12), (4, 8, 16, 32, 64)) | residual.claimed_arms(),
-            "paper": residual.depth_arms((1, 2, 4, 8, 16, 32, 64, 128), residual.SWEPT, (2, 3, 4, 6, 8, 12), (4, 8, 16, 32, 64), "mnist") | residual.claimed_arms(),
+            "cpu": residual.depth_arms((1, 2, 4, 8, 16, 64), residual.SWEPT, (2, 3, 4, 6, 8, 12), (4, 8, 16, 32, 64))
+            | residual.claimed_arms(),
+            "paper": residual.depth_arms(
+                (1, 2, 4, 8, 16, 32, 64, 128), residual.SWEPT, (2, 3, 4, 6, 8, 12), (4, 8, 16, 32, 64), "mnist"
+            )
+            | residual.claimed_arms(),
         },
     ),
 }
@@ -255,8 +310,17 @@ EXPERIMENTS |= {
         share={"smoke": 40, "cpu": 0.3 * 3600},
         reads=("03_multiplication", "09_recipes"),
         sizes={
-            "smoke": {"datasets": ("mnist_mini",), "seeds": 2, "protocol": replace(SCALES["smoke"].protocol, shrink=2, snapshots=())},
-            "cpu": {"datasets": ("mnist",), "protocol": replace(SCALES["cpu"].protocol, shrink=2, snapshots=()), "paths": 100, "path_points": 36},
+            "smoke": {
+                "datasets": ("mnist_mini",),
+                "seeds": 2,
+                "protocol": replace(SCALES["smoke"].protocol, shrink=2, snapshots=()),
+            },
+            "cpu": {
+                "datasets": ("mnist",),
+                "protocol": replace(SCALES["cpu"].protocol, shrink=2, snapshots=()),
+                "paths": 100,
+                "path_points": 36,
+            },
             "paper": {"datasets": ("mnist",)},
         },
         own=activation.bridge_arms(),
@@ -265,11 +329,32 @@ EXPERIMENTS |= {
 
 # %% ../nbs/lib/41_plan.ipynb #fbb8f1c4
 VARIED = {
-    "smoke": {"datasets": ("mnist_mini", "fashion_mini"), "seeds": 2, "n_train": 300, "protocol": Protocol(epochs=2, batch_size=30, learning_rate=0.02, shrink=2, snapshots=(1,))},
-    "cpu": {"where_found": (), "seeds": 9, "n_train": 2500, "protocol": Protocol(epochs=12, batch_size=50, learning_rate=0.03, shrink=2, snapshots=(3, 6)), "test_images": 100, "paths": 25, "path_points": 36},
-    "paper": {"where_found": (), "n_train": 15000, "protocol": Protocol(epochs=40, batch_size=100, learning_rate=0.03, snapshots=(5, 10, 20)), "test_images": 1000, "path_points": 36},
+    "smoke": {
+        "datasets": ("mnist_mini", "fashion_mini"),
+        "seeds": 2,
+        "n_train": 300,
+        "protocol": Protocol(epochs=2, batch_size=30, learning_rate=0.02, shrink=2, snapshots=(1,)),
+    },
+    "cpu": {
+        "where_found": (),
+        "seeds": 9,
+        "n_train": 2500,
+        "protocol": Protocol(epochs=12, batch_size=50, learning_rate=0.03, shrink=2, snapshots=(3, 6)),
+        "test_images": 100,
+        "paths": 25,
+        "path_points": 36,
+    },
+    "paper": {
+        "where_found": (),
+        "n_train": 15000,
+        "protocol": Protocol(epochs=40, batch_size=100, learning_rate=0.03, snapshots=(5, 10, 20)),
+        "test_images": 1000,
+        "path_points": 36,
+    },
 }
-TRIED = {"smoke": ("average pooling", "SE before the ReLU", "inputs in [0, 1]", "a quarter of the images", "as in LeNet")}  # of the choices; elsewhere all
+TRIED = {
+    "smoke": ("average pooling", "SE before the ReLU", "inputs in [0, 1]", "a quarter of the images", "as in LeNet")
+}  # of the choices; elsewhere all
 
 EXPERIMENTS |= {
     "20_robustness": Experiment(
@@ -278,7 +363,13 @@ EXPERIMENTS |= {
         share={"smoke": 40, "cpu": 0.8 * 3600},
         sizes=VARIED,
         own={
-            scale: choices.choice_arms(sizes["protocol"], sizes["n_train"], SCALES[scale].learning_rates, (sizes.get("datasets") or SCALES[scale].datasets)[:1], TRIED.get(scale, (*choices.CHOICES, *choices.TOGETHER)))
+            scale: choices.choice_arms(
+                sizes["protocol"],
+                sizes["n_train"],
+                SCALES[scale].learning_rates,
+                (sizes.get("datasets") or SCALES[scale].datasets)[:1],
+                TRIED.get(scale, (*choices.CHOICES, *choices.TOGETHER)),
+            )
             for scale, sizes in VARIED.items()
         },
     ),
@@ -298,7 +389,9 @@ def experiment_of(
     name: str,  # for example 03_multiplication, or its number alone
 ) -> str:
     "The full name of an experiment; raises `InputError` for one that does not exist."
-    matches = [full for full in EXPERIMENTS if name in (full, full.split("_")[0]) or name.zfill(2) == full.split("_")[0]]
+    matches = [
+        full for full in EXPERIMENTS if name in (full, full.split("_")[0]) or name.zfill(2) == full.split("_")[0]
+    ]
     if not matches:
         raise unknown("experiment", name, EXPERIMENTS, see="fmm list experiments")
     return matches[0]
@@ -376,9 +469,16 @@ def by_arm(
     for arm in plan.arms:
         usual = replace(sizes.protocol, learning_rate=sizes.learning_rates.get(arm, sizes.protocol.learning_rate))
         recipes = [replace(usual, **variant) for variant in plan.variants]
-        found[arm] = [Spec(arm, data, recipe, seed, n_train=sizes.n_train) for recipe in recipes for seed in range(asked)]
+        found[arm] = [
+            Spec(arm, data, recipe, seed, n_train=sizes.n_train) for recipe in recipes for seed in range(asked)
+        ]
     for name, arm in plan.own.get(scale, {}).items():
         if not arm.datasets or data.split("[")[0] in arm.datasets:
-            seeds, recipe = min(count or arm.seeds, arm.seeds) if arm.seeds else asked, replace(sizes.protocol, **arm.protocol)
-            found[name] = [Spec(arm.model, data, recipe, seed, arm.n_train or sizes.n_train, arm.options) for seed in range(seeds)]
+            seeds, recipe = (
+                min(count or arm.seeds, arm.seeds) if arm.seeds else asked,
+                replace(sizes.protocol, **arm.protocol),
+            )
+            found[name] = [
+                Spec(arm.model, data, recipe, seed, arm.n_train or sizes.n_train, arm.options) for seed in range(seeds)
+            ]
     return found

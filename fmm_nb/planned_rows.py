@@ -36,8 +36,14 @@ def _arms(name: str, scale: str, data: str) -> dict[tuple[str, Spec], set[str]]:
 # %% ../nbs/lib/57_planned_rows.ipynb #1a18b496
 def _sets(rows: pd.DataFrame, scale: str) -> list[str]:
     "The image sets whose rows may decide at a scale: of a set and its parts one."
-    names = sorted(rows.data.dropna().unique(), key=lambda data: data == whole_set(data))  # the whole, which comes last, wins
-    return [data for data in {whole_set(data): data for data in names}.values() if not (SCALES[scale].evidence and data in PARTS)]
+    names = sorted(
+        rows.data.dropna().unique(), key=lambda data: data == whole_set(data)
+    )  # the whole, which comes last, wins
+    return [
+        data
+        for data in {whole_set(data): data for data in names}.values()
+        if not (SCALES[scale].evidence and data in PARTS)
+    ]
 
 # %% ../nbs/lib/57_planned_rows.ipynb #7c52c240
 def planned(
@@ -53,7 +59,9 @@ def planned(
     known, arms = set(rows.key), {data: _arms(name, scale, data) for data in _sets(rows, scale)}
     complete = [rows[rows.key.isin(keys)] for of_set in arms.values() for keys in of_set.values() if keys <= known]
     found = at_parameters(one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0])
-    natural = {data: [keys for (arm, _), keys in of_set.items() if arm in experiment.arms] for data, of_set in arms.items()}
+    natural = {
+        data: [keys for (arm, _), keys in of_set.items() if arm in experiment.arms] for data, of_set in arms.items()
+    }
     whole = [data for data, keys in natural.items() if keys and set().union(*keys) <= known]
     return together(found, across_arms(found[found.data.isin(whole) & found.model.isin(experiment.arms)]))
 
@@ -74,6 +82,8 @@ def tables_in(
 ) -> dict[str, pd.DataFrame]:  # as `tables_of`
     "The rows of the experiments that decide claims, from some folders."
     deciding = {claim.experiment for claim in CLAIMS.values()}
-    known = {name: known_rows(*[folder / f"{name}.csv" for folder in folders]) for name in EXPERIMENTS if name in deciding}
+    known = {
+        name: known_rows(*[folder / f"{name}.csv" for folder in folders]) for name in EXPERIMENTS if name in deciding
+    }
     tables = {name: planned(rows, scale, name) for name, rows in known.items() if len(rows)}
     return {name: rows for name, rows in tables.items() if len(rows)}

@@ -26,6 +26,7 @@ from .sources import Found, pieces, reason
 @dataclass(frozen=True)
 class Arrays:
     "A decoded set: images uint8 [N, C, H, W], labels int64 [N], class names by label."
+
     train_x: np.ndarray
     train_y: np.ndarray
     test_x: np.ndarray
@@ -98,7 +99,8 @@ def read_idx_set(
 
 # %% ../nbs/lib/04_readers.ipynb #e16f3817
 class PickledKind:
-    "Stands for `numpy.dtype` in a pickle: remembers its code, \"u1\" for unsigned bytes."
+    'Stands for `numpy.dtype` in a pickle: remembers its code, "u1" for unsigned bytes.'
+
     def __init__(self, code="", *rest):
         self.code = code
 
@@ -108,6 +110,7 @@ class PickledKind:
 # %% ../nbs/lib/04_readers.ipynb #b7e92153
 class PickledArray:
     "Stands for `numpy.ndarray` in a pickle: remembers shape, kind and raw bytes."
+
     def __init__(self, *rest):
         self.state = None
 
@@ -128,13 +131,17 @@ PROTO FRAME STOP MARK EMPTY_DICT EMPTY_LIST EMPTY_TUPLE NONE NEWTRUE NEWFALSE BI
 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINUNICODE SHORT_BINUNICODE APPEND APPENDS SETITEM SETITEMS
 TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD""".split()
 STAND_INS = {
-    "numpy.dtype": PickledKind, "numpy.ndarray": PickledArray,
+    "numpy.dtype": PickledKind,
+    "numpy.ndarray": PickledArray,
     "_codecs.encode": lambda text, coding: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
-    "numpy.core.multiarray._reconstruct": PickledArray, "numpy._core.multiarray._reconstruct": PickledArray}
+    "numpy.core.multiarray._reconstruct": PickledArray,
+    "numpy._core.multiarray._reconstruct": PickledArray,
+}
 
 
 class PlainUnpickler(pickle._Unpickler):
     "An unpickler for numbers, strings, lists, dicts and arrays of bytes; anything else raises `UnpicklingError`."
+
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in INSTRUCTIONS}
 
     def find_class(self, module, name):
@@ -184,7 +191,8 @@ def read_batch(
 CIFAR_KEYS = {
     "cifar10": ("labels", "batches.meta", "label_names"),
     "cifar100": ("fine_labels", "meta", "fine_label_names"),
-    "cifar100_coarse": ("coarse_labels", "meta", "coarse_label_names")}
+    "cifar100_coarse": ("coarse_labels", "meta", "coarse_label_names"),
+}
 
 
 def read_cifar_set(
@@ -284,7 +292,9 @@ def read_folder_set(
     parts = [[r for r in sorted(named) if r.startswith("train/") == train] for train in (True, False)]
     classes = sorted({named[role] for role in parts[0]})
     if strange := sorted({named[role] for role in parts[1]} - set(classes)):
-        raise InputError(f"{found.name} has test but no training images of {strange[0]!r}; possible: {', '.join(classes[:10])}")
+        raise InputError(
+            f"{found.name} has test but no training images of {strange[0]!r}; possible: {', '.join(classes[:10])}"
+        )
     images = [read_images([found.files[role] for role in part]) for part in parts]
     if images[0].shape[1] != images[1].shape[1]:
         images = [np.repeat(x, 3, axis=1) if x.shape[1] == 1 else x for x in images]
@@ -323,8 +333,13 @@ def read_mini_set(
     return Arrays(train_x, train_y, test_x, test_y, found.source.classes)
 
 # %% ../nbs/lib/04_readers.ipynb #0897e2a9
-READERS = {"idx": read_idx_set, "cifar": read_cifar_set, "stl": read_stl_set, "folders": read_folder_set,
-           "mini": read_mini_set}
+READERS = {
+    "idx": read_idx_set,
+    "cifar": read_cifar_set,
+    "stl": read_stl_set,
+    "folders": read_folder_set,
+    "mini": read_mini_set,
+}
 
 
 def read(

@@ -46,7 +46,10 @@ def depends_on(
     found: Effect,  # by the measure that decides
 ) -> str:
     "The variants of a claim's measure under which its effect has another sign, or does not stand apart from zero as it does, by name."
-    marks = {name: _mark(other, found, claim.kind == "equivalence") for name, other in readings(claim.primary, rows, wanted).items()}
+    marks = {
+        name: _mark(other, found, claim.kind == "equivalence")
+        for name, other in readings(claim.primary, rows, wanted).items()
+    }
     return ", ".join(name + mark for name, mark in marks.items() if mark is not None)
 
 

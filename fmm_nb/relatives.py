@@ -26,7 +26,9 @@ def sampled(
     y, x_ = torch.meshgrid(centres(height), centres(width), indexing="ij")
     places = torch.stack([x_, y, torch.ones_like(y)]).flatten(1)  # [3, HW]
     column, row = (theta.to(x.dtype) @ places).unbind(1)  # each [N, HW]
-    weight = lambda at, size: (1 - ((at[:, :, None] + 1) * size / 2 - 0.5 - torch.arange(size, device=x.device)).abs()).clamp_min(0)
+    weight = lambda at, size: (
+        1 - ((at[:, :, None] + 1) * size / 2 - 0.5 - torch.arange(size, device=x.device)).abs()
+    ).clamp_min(0)
     read = torch.einsum("nphw,nchw->ncp", weight(row, height)[..., None] * weight(column, width)[:, :, None], x)
     return read.reshape(x.shape)
 
@@ -37,7 +39,11 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, hidden: int = 32):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(4)
-        self.squeeze, self.activation, self.locate = nn.Linear(16 * channels, hidden), Gated(ReLUGate()), nn.Linear(hidden, 6)
+        self.squeeze, self.activation, self.locate = (
+            nn.Linear(16 * channels, hidden),
+            Gated(ReLUGate()),
+            nn.Linear(hidden, 6),
+        )
         nn.init.zeros_(self.locate.weight)
         with torch.no_grad():
             self.locate.bias.copy_(torch.eye(2, 3).flatten())
@@ -53,7 +59,9 @@ def relative(height: int, width: int, reach: int) -> tuple[Tensor, Tensor]:
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     down, right = (v.flatten()[None] - v.flatten()[:, None] for v in (y, x))
     within = (down.abs() < reach) & (right.abs() < reach)
-    return (down + reach - 1).clamp(0, 2 * reach - 2) * (2 * reach - 1) + (right + reach - 1).clamp(0, 2 * reach - 2), within
+    return (down + reach - 1).clamp(0, 2 * reach - 2) * (2 * reach - 1) + (right + reach - 1).clamp(
+        0, 2 * reach - 2
+    ), within
 
 
 class PointwiseAttention(nn.Module):
@@ -63,7 +71,9 @@ class PointwiseAttention(nn.Module):
         super().__init__()
         hidden = hidden or max(channels // 4, 1)
         layer = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o), Gated(ReLUGate()))
-        branch = lambda: nn.ModuleList([layer(channels, hidden), layer(hidden, hidden), nn.Conv2d(hidden, (2 * reach - 1) ** 2, 1, bias=False)])
+        branch = lambda: nn.ModuleList(
+            [layer(channels, hidden), layer(hidden, hidden), nn.Conv2d(hidden, (2 * reach - 1) ** 2, 1, bias=False)]
+        )
         self.collect, self.distribute, self.project = branch(), branch(), layer(2 * hidden, channels)
         self.mix = nn.Conv2d(2 * channels, channels, 1)  # the net's next layer, which takes both
         self.reach = reach
@@ -124,7 +134,12 @@ def conditional(channels: int, experts: int = 4) -> MixedConv2d:
 def dynamic(channels: int, experts: int = 4, temperature: float = 30.0) -> MixedConv2d:
     "Dynamic convolution. Source: Chen et al. 2020."
     hidden = channels // 4 + 1
-    layers = [nn.Linear(channels, hidden, bias=False), Gated(ReLUGate()), nn.Linear(hidden, experts), Softmax(temperature)]
+    layers = [
+        nn.Linear(channels, hidden, bias=False),
+        Gated(ReLUGate()),
+        nn.Linear(hidden, experts),
+        Softmax(temperature),
+    ]
     return MixedConv2d(channels, nn.Sequential(*layers), experts)
 
 
@@ -160,7 +175,9 @@ class Volterra2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = F.unfold(x, self.kernel_size, padding=self.kernel_size // 2)  # [N, k²C, HW]
         n = values.shape[1]
-        form = values.new_zeros(len(self.quadratic), n * n).index_copy(1, self.pairs[0] * n + self.pairs[1], self.quadratic.to(values.dtype))
+        form = values.new_zeros(len(self.quadratic), n * n).index_copy(
+            1, self.pairs[0] * n + self.pairs[1], self.quadratic.to(values.dtype)
+        )
         squares = torch.einsum("nip,oij,njp->nop", values, form.unflatten(1, (n, n)), values)
         return self.linear(x) + squares.reshape(len(x), -1, *x.shape[2:])
 
@@ -189,7 +206,11 @@ UNITS = {
 }
 
 # %% ../nbs/lib/18_relatives.ipynb #8f5901af
-LAYERS = {"kervolution": (Kervolution2d, 1), "volterra": (Volterra2d, 1), "glu": (GLU2d, 3)}  # and how many are replaced
+LAYERS = {
+    "kervolution": (Kervolution2d, 1),
+    "volterra": (Volterra2d, 1),
+    "glu": (GLU2d, 3),
+}  # and how many are replaced
 
 
 def toy_relative(

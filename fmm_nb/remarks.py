@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from .findings import Findings, numbers, partly
 from .comparisons import as_difference, measured, weights
 from .files import build_folder, published_folder
+from .findings import Findings, numbers, partly
 from .plan import SCALES, by_arm
 from .sources import set_name
 from .specs import Protocol, Spec
@@ -41,8 +41,16 @@ def at_higher_scales(
 def _decided(found: Findings, name: str, ids: pd.Series, here: pd.Series) -> str:
     "The claims that a scale decides, those first that it decides otherwise than a page does."
     other, same = ([id for id in ids if (found.claims.verdict[id] != here[id]) == apart] for apart in (True, False))
-    told = [f"{id} *{found.claims.verdict[id]}*, here *{here[id]}*" + (f" ({seen})" if (seen := numbers(found.estimates, id)) else "") for id in other]
-    return f"- Scale `{name}` has in full {'; '.join(told)}" + (f"{'; ' if told else ''}as here: {', '.join(same)}" if same else "") + "."
+    told = [
+        f"{id} *{found.claims.verdict[id]}*, here *{here[id]}*"
+        + (f" ({seen})" if (seen := numbers(found.estimates, id)) else "")
+        for id in other
+    ]
+    return (
+        f"- Scale `{name}` has in full {'; '.join(told)}"
+        + (f"{'; ' if told else ''}as here: {', '.join(same)}" if same else "")
+        + "."
+    )
 
 # %% ../nbs/lib/74_remarks.ipynb #a456f7c4
 def one_rate(
@@ -57,7 +65,11 @@ def one_rate(
         return ""
     by_set = {data: rate for data, (rate,) in rates.items()}
     same = len(set(by_set.values())) == 1
-    told = f"{next(iter(by_set.values())):g}" if same else ", ".join(f"{rate:g} on {set_name(data)}" for data, rate in by_set.items())
+    told = (
+        f"{next(iter(by_set.values())):g}"
+        if same
+        else ", ".join(f"{rate:g} on {set_name(data)}" for data, rate in by_set.items())
+    )
     return f"All arms train at one learning rate ({told}), which was chosen for no other arm than {plain}: one that is behind may be so for its rate alone."
 
 # %% ../nbs/lib/74_remarks.ipynb #22d36783
@@ -67,7 +79,9 @@ def kept_rows(
     build: Path | None = None,  # None: build/
 ) -> pd.DataFrame:
     "The rows of any page's table, published or built, of the latest version of their measure; none where it was not run."
-    rows = known_rows(*[folder / "rows" / f"{table}.csv" for folder in (published_folder(scale), (build or build_folder()) / scale)])
+    rows = known_rows(
+        *[folder / "rows" / f"{table}.csv" for folder in (published_folder(scale), (build or build_folder()) / scale)]
+    )
     return rows[rows.measure_version == rows.measure_version.max()]
 
 # %% ../nbs/lib/74_remarks.ipynb #ad1d628c
@@ -93,7 +107,11 @@ def at_own_rate(
         return ""
     wider = f" and on images {here.shrink / own.shrink:g} times as wide" if here.shrink != own.shrink else ""
     held = {rate: held_out(data, rate, scale, build) for rate in (here.learning_rate, own.learning_rate)}
-    seen = f"; one net on held-out images reaches {' and '.join(f'{value:.1f}% at {rate:g}' for rate, value in held.items())} ([recipes](09_recipes.ipynb))" if all(held.values()) else ""
+    seen = (
+        f"; one net on held-out images reaches {' and '.join(f'{value:.1f}% at {rate:g}' for rate, value in held.items())} ([recipes](09_recipes.ipynb))"
+        if all(held.values())
+        else ""
+    )
     return f"at a rate of its own, {own.learning_rate:g} in place of {here.learning_rate:g}{wider}, it is {as_difference(there)} ([multiplication](03_multiplication.ipynb)){seen}"
 
 # %% ../nbs/lib/74_remarks.ipynb #98d94880
@@ -123,7 +141,11 @@ def ways_to_build(
     run = sum(map(len, ways.values()))
     if not run:
         return "In how many ways to build the nets the product loses was not run."
-    rest = [f"; {text}: {', '.join(ways[side])}" for side, text in (("open", "open is"), ("gains", "it gains with")) if ways[side]]
+    rest = [
+        f"; {text}: {', '.join(ways[side])}"
+        for side, text in (("open", "open is"), ("gains", "it gains with"))
+        if ways[side]
+    ]
     return f"The product loses in {_count(len(ways['loses']))} of {_count(run)} ways to build the nets{''.join(rest)}."
 
 

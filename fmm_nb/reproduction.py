@@ -24,7 +24,11 @@ def _cells(claim: Claim) -> list[tuple[str, dict]]:
     "The contrasts of a claim, by what is to be read."
     if claim.kind in ("exact", "conjunction", "untestable"):
         return []
-    wanted = [{arm: 1.0} for arm in expanded(claim.comparators)] if claim.kind in ("weak", "some") else contrasts(claim.comparators)
+    wanted = (
+        [{arm: 1.0} for arm in expanded(claim.comparators)]
+        if claim.kind in ("weak", "some")
+        else contrasts(claim.comparators)
+    )
     return [(_told(one), one) for one in wanted]
 
 
@@ -104,7 +108,9 @@ def side_by_side(
 # %% ../nbs/lib/59_reproduction.ipynb #66153826
 def compare(
     mine: dict[str, pd.DataFrame],  # experiment → rows of a run
-    theirs: dict[str, dict[str, pd.DataFrame]],  # scale → experiment → published rows; the first scale that has a claim is taken
+    theirs: dict[
+        str, dict[str, pd.DataFrame]
+    ],  # scale → experiment → published rows; the first scale that has a claim is taken
 ) -> pd.DataFrame:  # a row a claim: id, verdict, published, scale, cells, same_way, inside, apart, word
     "How the claims of a run agree with the published ones; `word`: same way, other way, or not run."
     own, ours = judge(mine), estimates(mine)
@@ -113,8 +119,17 @@ def compare(
     found = []
     for id in CLAIMS:
         scale = next((scale for scale in judged if judged[scale][id][1]), None)
-        cells = known[scale][known[scale].claim == id] if scale else ours[:0].assign(same_way=True, inside=True, apart=False)
-        row = {"id": id, "verdict": own[id][0], "published": judged[scale][id][0] if scale else "not tested", "scale": scale or ""}
+        cells = (
+            known[scale][known[scale].claim == id]
+            if scale
+            else ours[:0].assign(same_way=True, inside=True, apart=False)
+        )
+        row = {
+            "id": id,
+            "verdict": own[id][0],
+            "published": judged[scale][id][0] if scale else "not tested",
+            "scale": scale or "",
+        }
         row |= {"cells": len(cells)} | {name: int(cells[name].sum()) for name in ("same_way", "inside", "apart")}
         row["word"] = "not run" if not (own[id][1] and scale) else _word(row)
         found.append(row)
@@ -134,13 +149,23 @@ def in_words(
     "What of a run agrees with the published results."
     run = found[found.word != "not run"]
     if not len(run):
-        return ["Did it reproduce? Nothing was run anew: every number is read from published rows, or no claim has all the nets that it needs."]
-    inside = {row.id: " (inside the published interval)" for row in run.itertuples() if row.cells and row.inside == row.cells}
+        return [
+            "Did it reproduce? Nothing was run anew: every number is read from published rows, or no claim has all the nets that it needs."
+        ]
+    inside = {
+        row.id: " (inside the published interval)" for row in run.itertuples() if row.cells and row.inside == row.cells
+    }
     named = lambda which: ", ".join(id + inside.get(id, "") for id in run.id[which])
     other, apart = named(run.word == "other way"), named(run.apart > 0)
     same = f"{(run.word == 'same way').sum()} point the same way as the published results{f', not so {other}' if other else ''}"
     touch = f"; intervals that do not touch: {apart}" if apart else ", and all intervals touch"
-    caution = [] if SCALES[scale].evidence else [f"Scale {scale} is no evidence: what follows compares so short a run with full ones, and says nothing for or against either."]
+    caution = (
+        []
+        if SCALES[scale].evidence
+        else [
+            f"Scale {scale} is no evidence: what follows compares so short a run with full ones, and says nothing for or against either."
+        ]
+    )
     return [
         *caution,
         f"Did it reproduce? Of {len(CLAIMS)} claims {len(run)} were run anew at scale {scale}: {same}.",

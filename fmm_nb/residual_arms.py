@@ -42,7 +42,15 @@ def depth_rate(arm: str, blocks: int) -> float:
     return next((rate for swept, rate in zip(SWEPT, DEPTH_RATES[arm]) if blocks <= swept), DEPTH_RATES[arm][-1])
 
 
-def stack(blocks: int, arm: str, rate: float | None = None, channels: int = 16, options: dict | None = None, protocol: dict | None = None, **fields) -> Arm:
+def stack(
+    blocks: int,
+    arm: str,
+    rate: float | None = None,
+    channels: int = 16,
+    options: dict | None = None,
+    protocol: dict | None = None,
+    **fields,
+) -> Arm:
     "One stage of so many blocks, at the rate that was chosen for it or another one."
     recipe = {"learning_rate": depth_rate(arm, blocks) if rate is None else rate} | (protocol or {})
     return Arm(f"stack{blocks}_{channels}", COMBINED[arm] | {"stem_stride": 2} | (options or {}), recipe, **fields)
@@ -68,16 +76,34 @@ def depth_arms(
 ) -> dict[str, Arm]:
     "What the page on depth compares."
     here = {"datasets": (digits,)}
-    arms = {f"{arm}[blocks={b}]": stack(b, arm, protocol={"snapshots": (1,)} if b == FOLLOWED else {}, **here) for b in blocks for arm in COMBINED}
-    arms |= {f"{arm}[blocks={FOLLOWED},followed]": replace(arms[f"{arm}[blocks={FOLLOWED}]"], seeds=1, part="signals") for arm in COMBINED}
+    arms = {
+        f"{arm}[blocks={b}]": stack(b, arm, protocol={"snapshots": (1,)} if b == FOLLOWED else {}, **here)
+        for b in blocks
+        for arm in COMBINED
+    }
+    arms |= {
+        f"{arm}[blocks={FOLLOWED},followed]": replace(arms[f"{arm}[blocks={FOLLOWED}]"], seeds=1, part="signals")
+        for arm in COMBINED
+    }
     arms |= {f"fmmnet[blocks={b}]": stack(b, "fmmnet", **here) for b in breaks}
     validated = here | {"seeds": 1, "part": "rates"}
-    arms |= {f"{arm}[blocks={b},rate={rate}]": stack(b, arm, rate, protocol={"validation": 0.2}, **validated) for b in swept for arm in COMBINED for rate in GRID}
+    arms |= {
+        f"{arm}[blocks={b},rate={rate}]": stack(b, arm, rate, protocol={"validation": 0.2}, **validated)
+        for b in swept
+        for arm in COMBINED
+        for rate in GRID
+    }
     broken = here | {"seeds": 3, "part": "breaks"}
     tried = [(b, arm, *how) for b in breaks for arms_of, *how in SETTINGS for arm in arms_of]
-    arms |= {f"{arm}[blocks={b},{name}]": stack(b, arm, rate, options=options, protocol=protocol, **broken) for b, arm, name, rate, options, protocol in tried}
+    arms |= {
+        f"{arm}[blocks={b},{name}]": stack(b, arm, rate, options=options, protocol=protocol, **broken)
+        for b, arm, name, rate, options, protocol in tried
+    }
     wide = [(arm, c) for arm in ("resnet", "fmmnet") for c in channels]
-    return arms | {f"{arm}[channels={c}]": stack(2, arm, channels=c, protocol={"epochs": 6}, part="widths", **here) for arm, c in wide}
+    return arms | {
+        f"{arm}[channels={c}]": stack(2, arm, channels=c, protocol={"epochs": 6}, part="widths", **here)
+        for arm, c in wide
+    }
 
 # %% ../nbs/lib/38_residual_arms.ipynb #92d47496
 DECIDES = 10  # runs
@@ -91,14 +117,30 @@ def claimed_arms() -> dict[str, Arm]:
     there, longer = {"datasets": ("cifar10",)}, {"epochs": 8}
     arms = {f"{arm}[blocks={FOLLOWED},data=cifar10]": stack(FOLLOWED, arm, **there) for arm in REPAIRS}
     asked = [(b, arm, rate) for arm, rates in CLAIM_RATES.items() for b, rate in zip(ASKED, rates)]
-    arms |= {f"{arm}[blocks={b},data=cifar10]": stack(b, arm, rate, protocol=longer, seeds=DECIDES, **there) for b, arm, rate in asked}
+    arms |= {
+        f"{arm}[blocks={b},data=cifar10]": stack(b, arm, rate, protocol=longer, seeds=DECIDES, **there)
+        for b, arm, rate in asked
+    }
     validated = there | {"protocol": longer | {"validation": 0.2}, "seeds": 1, "part": "rates"}
-    return arms | {f"{arm}[blocks={b},rate={rate},data=cifar10]": stack(b, arm, rate, **validated) for b, arm, _ in asked for rate in GRID}
+    return arms | {
+        f"{arm}[blocks={b},rate={rate},data=cifar10]": stack(b, arm, rate, **validated)
+        for b, arm, _ in asked
+        for rate in GRID
+    }
 
 # %% ../nbs/lib/38_residual_arms.ipynb #9a4c6f83
 NET = "wrn10_1"
 ARMS = COMBINED | {"se_resnet": {"combine": "add", "attention": "se"}}
-RATES = {"resnet": 0.3, "fmmnet": 0.3, "fmmnet_identity": 0.3, "fmmnet_bounded": 0.03, "fmmnet_tanh": 0.1, "fmmnet_normalised": 0.03, "fmmnet_inside": 0.03, "se_resnet": 0.3}
+RATES = {
+    "resnet": 0.3,
+    "fmmnet": 0.3,
+    "fmmnet_identity": 0.3,
+    "fmmnet_bounded": 0.03,
+    "fmmnet_tanh": 0.1,
+    "fmmnet_normalised": 0.03,
+    "fmmnet_inside": 0.03,
+    "se_resnet": 0.3,
+}
 CLAIMED = ("resnet", "fmmnet", "se_resnet")  # by claims on accuracy
 VARIANTS = {  # what a reader might have built instead: (net, options)
     "twice the width": ("wrn10_2", {}),
@@ -114,10 +156,17 @@ def fmmnet_arms(
 ) -> dict[str, Arm]:
     "What the page on FMMNet compares."
     here = {"datasets": datasets}
-    arms = {arm: Arm(NET, options, {"learning_rate": RATES[arm]}, **({} if arm in CLAIMED else here)) for arm, options in ARMS.items()}
-    swept = lambda arm, rate: Arm(NET, ARMS[arm], {"learning_rate": rate, "validation": 0.2, "snapshots": ()}, seeds=1, part="rates", **here)
+    arms = {
+        arm: Arm(NET, options, {"learning_rate": RATES[arm]}, **({} if arm in CLAIMED else here))
+        for arm, options in ARMS.items()
+    }
+    swept = lambda arm, rate: Arm(
+        NET, ARMS[arm], {"learning_rate": rate, "validation": 0.2, "snapshots": ()}, seeds=1, part="rates", **here
+    )
     arms |= {f"{arm}[rate={rate}]": swept(arm, rate) for arm in ARMS for rate in GRID}
-    of = lambda arm, variant: Arm(VARIANTS[variant][0], ARMS[arm] | VARIANTS[variant][1], {"learning_rate": RATES[arm]}, part="variants", **here)
+    of = lambda arm, variant: Arm(
+        VARIANTS[variant][0], ARMS[arm] | VARIANTS[variant][1], {"learning_rate": RATES[arm]}, part="variants", **here
+    )
     return arms | {f"{arm}[{variant}]": of(arm, variant) for variant in variants for arm in ("resnet", "fmmnet")}
 
 # %% ../nbs/lib/38_residual_arms.ipynb #62bee14a

@@ -68,7 +68,9 @@ def kept(
     name: str,  # of the table
     wanted: dict,  # what to measure, by key
     version: int,  # of the measure
-    fresh: Callable[[list], Iterator[tuple[int, list[dict]]]],  # places of what is missing, and their rows, as they get ready
+    fresh: Callable[
+        [list], Iterator[tuple[int, list[dict]]]
+    ],  # places of what is missing, and their rows, as they get ready
     scale: str,
     out: str | Path | None = None,
 ) -> pd.DataFrame:  # in the order of `wanted`
@@ -108,7 +110,9 @@ def one_precision(table: pd.DataFrame) -> pd.DataFrame:
         if group.precision.nunique() > 1:
             arms = group.groupby("precision").model.unique()
             text = "; ".join(f"{precision}: {', '.join(models)}" for precision, models in arms.items())
-            raise InputError(f"the nets on {data} were trained in different precisions ({text}): delete those of one from the store, and the file of their rows, or name a precision in the protocol")
+            raise InputError(
+                f"the nets on {data} were trained in different precisions ({text}): delete those of one from the store, and the file of their rows, or name a precision in the protocol"
+            )
     return table
 
 # %% ../nbs/lib/45_results.ipynb #c5c60963
@@ -179,26 +183,49 @@ class Study:
     store: Path
     out: Path
     test_images: int | None = None  # that measures look at, the first ones; None: all
-    arms: dict[str, dict[str, str]] = field(default_factory=dict)  # the name of each net's arm, by part of the page and key; parts may share a net
+    arms: dict[str, dict[str, str]] = field(
+        default_factory=dict
+    )  # the name of each net's arm, by part of the page and key; parts may share a net
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
         "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured, on all cores or a GPU."
         nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]
-        return rows(f"{self.name.split('_')[0]}_{part}" if part else self.name, nets, measure, self.scale, self.store, self.out, workers=None)
+        return rows(
+            f"{self.name.split('_')[0]}_{part}" if part else self.name,
+            nets,
+            measure,
+            self.scale,
+            self.store,
+            self.out,
+            workers=None,
+        )
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
         title, data = f"*scale {scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
-        return f"{title} · {len(self.nets)} nets · {', '.join(set_name(one, files=True) for one in data)} · {seeds_an_arm(self)}" if self.nets else title
+        return (
+            f"{title} · {len(self.nets)} nets · {', '.join(set_name(one, files=True) for one in data)} · {seeds_an_arm(self)}"
+            if self.nets
+            else title
+        )
 
     def caution(self) -> str:
         "A sentence before results that are none."
-        return "" if scale_of(self.scale).evidence else "***Smoke: not evidence.** So few steps show that everything runs, and nothing about the claims.*\n\n"
+        return (
+            ""
+            if scale_of(self.scale).evidence
+            else "***Smoke: not evidence.** So few steps show that everything runs, and nothing about the claims.*\n\n"
+        )
 
     def answer(self, text: str, tables: dict[str, pd.DataFrame]) -> None:
         "Write down what the page found, in words and numbers: the last act of every page."
         content = {"scale": self.scale, "banner": self.banner(), "text": self.caution() + text}
-        content |= {"tables": {name: json.loads(table.reset_index().to_json(orient="records", double_precision=15)) for name, table in tables.items()}}
+        content |= {
+            "tables": {
+                name: json.loads(table.reset_index().to_json(orient="records", double_precision=15))
+                for name, table in tables.items()
+            }
+        }
         self.write(f"answers/{self.name}.json", json.dumps(content, indent=1))
 
     def write(self, name: str, text: str) -> None:
@@ -223,7 +250,9 @@ def lacking(experiment: Study) -> str:
     missing = [name for name in wanted if name not in {data.split("[")[0] for data in here}]
     part = [data for data in here if "[" in data]
     ways = dict.fromkeys(SOURCES[name].get for name in missing)
-    texts = [f"Not here, so not run: {', '.join(map(set_name, missing))}; to fetch: `{'`, `'.join(ways)}`"] * bool(missing)
+    texts = [f"Not here, so not run: {', '.join(map(set_name, missing))}; to fetch: `{'`, `'.join(ways)}`"] * bool(
+        missing
+    )
     texts += [f"Of {set_name(data)} only the training files {data.split('[')[1].rstrip(']')} are here" for data in part]
     return "".join(f"\n\n*{text}.*" for text in texts)
 
@@ -260,10 +289,24 @@ def study(
         for arm, group in by_arm(name, scale, data, given["seeds"] or None).items():
             arms.setdefault(own[arm].part if arm in own else "", {}).update((spec.key, arm) for spec in group)
     for part in sorted({arm.part for arm in own.values()} - arms.keys()):
-        raise InputError(f"{name} has nothing to train for its part {part or 'that decides'!r} on {given['datasets']}: leave datasets empty, or name others")
-    return Study(name, scale, nets, Path(given["store"] or build / "store"), writable_folder(given["out"] or build / scale), sizes.test_images, arms)
+        raise InputError(
+            f"{name} has nothing to train for its part {part or 'that decides'!r} on {given['datasets']}: leave datasets empty, or name others"
+        )
+    return Study(
+        name,
+        scale,
+        nets,
+        Path(given["store"] or build / "store"),
+        writable_folder(given["out"] or build / scale),
+        sizes.test_images,
+        arms,
+    )
 
 
 def _is_parameter(name: str, value) -> bool:
     "Whether a variable of a page can only have come from its parameters cell or from papermill."
-    return not name.startswith("_") and name not in ("In", "Out") and isinstance(value, (str, int, float, list, dict, type(None)))
+    return (
+        not name.startswith("_")
+        and name not in ("In", "Out")
+        and isinstance(value, (str, int, float, list, dict, type(None)))
+    )

@@ -83,7 +83,10 @@ def proportion(shares: np.ndarray, direction: int, stated: float, yes_no: bool =
     found = contrast([shares - stated], [1])
     sides = [found.p_above(), found.p_below()]
     if yes_no:
-        sides = [stats.binomtest(int(shares.sum()), len(shares), stated, alternative=side).pvalue for side in ("greater", "less")]
+        sides = [
+            stats.binomtest(int(shares.sum()), len(shares), stated, alternative=side).pvalue
+            for side in ("greater", "less")
+        ]
     sides = [min(1.0, 2 * p) for p in sides]  # as the ends of a two-sided interval
     return Evidence(*(sides if direction >= 0 else sides[::-1]), found)
 
@@ -127,5 +130,7 @@ def decide(
     alpha: float = ALPHA,
 ) -> dict[str, str]:  # supported, contradicted, undecided or not tested
     "The verdicts of one family of claims."
-    word = lambda support, contradict: "contradicted" if contradict <= alpha else "supported" if support <= alpha else "undecided"
+    word = lambda support, contradict: (
+        "contradicted" if contradict <= alpha else "supported" if support <= alpha else "undecided"
+    )
     return {id: word(*p) if family[id] else "not tested" for id, p in adjusted(family).items()}

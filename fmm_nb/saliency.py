@@ -91,7 +91,9 @@ class FullGrad:
         target: Tensor | int | None = None,  # classes [N], one class, or None: the predicted ones
     ) -> Tensor:  # [N, 1, H, W]
         "The maps of some images."
-        return torch.cat([self.map(self.terms(images, classes), x) for _, images, classes in in_parts(self.model, x, target)])
+        return torch.cat(
+            [self.map(self.terms(images, classes), x) for _, images, classes in in_parts(self.model, x, target)]
+        )
 
     def terms(self, x: Tensor, target: Tensor | int | None) -> dict[str, Tensor]:
         "Gradient times input, then each layer's gradient times bias, [N, C, h, w] each."
@@ -102,7 +104,9 @@ class FullGrad:
             return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
         kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.is_map(len(x))]
         terms = {"input": gradient * x} | {call.name: call.term().movedim(call.channels, 1) for call in kept}
-        return {name: term for name, term in terms.items() if term.shape[2:] == x.shape[2:] or term.shape[2:].numel() > 1}
+        return {
+            name: term for name, term in terms.items() if term.shape[2:] == x.shape[2:] or term.shape[2:].numel() > 1
+        }
 
     def map(self, terms: dict[str, Tensor], x: Tensor) -> Tensor:
         "The map that some terms make."
@@ -124,10 +128,15 @@ class SmoothFullGrad(FullGrad):
         return self.with_error(x, target, samples, noise, seed)[0]
 
     @torch.inference_mode(False)
-    def with_error(self, x: Tensor, target: Tensor | int | None = None, samples: int = 25, noise: float = 0.15, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def with_error(
+        self, x: Tensor, target: Tensor | int | None = None, samples: int = 25, noise: float = 0.15, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
         "Maps [N, 1, H, W], and the Monte Carlo error of each, [N]: the standard error as a share of the map's norm."
         whole_number("samples", samples, least=2)
-        parts = [self._smoothed(images, classes(self.model, images, of), noisy_copies(images, samples, noise, seed, first)) for first, images, of in in_parts(self.model, x, target)]
+        parts = [
+            self._smoothed(images, classes(self.model, images, of), noisy_copies(images, samples, noise, seed, first))
+            for first, images, of in in_parts(self.model, x, target)
+        ]
         return tuple(torch.cat(values) for values in zip(*parts))
 
     def _smoothed(self, x: Tensor, target: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +148,11 @@ class SmoothFullGrad(FullGrad):
                 for half, sums in enumerate(halves):
                     sums[name] = sums.get(name, 0) + term.unflatten(0, some.shape[:2])[(half - start) % 2 :: 2].sum(0)
         averaged = lambda count, *of: self.map({name: sum(sums[name] for sums in of) / count for name in halves[0]}, x)
-        mean, first, second = averaged(samples, *halves), averaged((samples + 1) // 2, halves[0]), averaged(samples // 2, halves[1])
+        mean, first, second = (
+            averaged(samples, *halves),
+            averaged((samples + 1) // 2, halves[0]),
+            averaged(samples // 2, halves[1]),
+        )
         return mean, (first - second).flatten(1).norm(dim=1) / 2 / mean.flatten(1).norm(dim=1)
 
 # %% ../nbs/lib/25_saliency.ipynb #0a3ada93
@@ -153,7 +166,11 @@ def noisy_copies(
     "Copies of images, each with normal noise."
     deviation = noise * (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True))
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + place) for place in range(len(x))]
-    draws = draw_all(lambda generator: torch.randn((samples, *x.shape[1:]), generator=generator, dtype=torch.float64), generators, x.device)
+    draws = draw_all(
+        lambda generator: torch.randn((samples, *x.shape[1:]), generator=generator, dtype=torch.float64),
+        generators,
+        x.device,
+    )
     return x + deviation * torch.stack(list(draws), 1).to(x)
 
 # %% ../nbs/lib/25_saliency.ipynb #2f36bcb7
@@ -166,12 +183,21 @@ def explain(
 ) -> np.ndarray:  # [N, 1, H, W]
     "Maps of some images, arrays in and out."
     like = next(model.parameters())
-    return method(model).attribute(torch.as_tensor(inputs).to(like), torch.as_tensor(targets).to(like.device).long()).cpu().numpy()
+    return (
+        method(model)
+        .attribute(torch.as_tensor(inputs).to(like), torch.as_tensor(targets).to(like.device).long())
+        .cpu()
+        .numpy()
+    )
 
 # %% ../nbs/lib/25_saliency.ipynb #80083bb2
 def attention_gates(model: nn.Module) -> dict[str, Gated]:
     "The gates of a net that see more than the number they scale, by name."
-    return {name: gated for name, gated in gates_of(model).items() if getattr(gated.gate, "sees", "") not in ("element", "nothing")}
+    return {
+        name: gated
+        for name, gated in gates_of(model).items()
+        if getattr(gated.gate, "sees", "") not in ("element", "nothing")
+    }
 
 
 def attention_weights(
@@ -190,7 +216,11 @@ def _said(model: nn.Module, x: Tensor, gates: dict[str, Gated], spatial: bool) -
     seen = read_gates(model, x)
     _all_run(gates, seen)
     found = {name: seen[name].expand(len(x), *[-1] * (seen[name].ndim - 1)) for name in gates}
-    return found if spatial else {name: value.flatten(2).mean(2) if value.ndim > 2 else value for name, value in found.items()}
+    return (
+        found
+        if spatial
+        else {name: value.flatten(2).mean(2) if value.ndim > 2 else value for name, value in found.items()}
+    )
 
 
 def _all_run(gates: dict[str, Gated], seen: dict) -> None:
@@ -217,17 +247,25 @@ def channel_importance(
     for first, part, of in in_parts(model, x, target):
         with evaluation(model):
             found.append(IMPORTANCES[method](model, part, of, gates, first))
-    return {name: (value if signed else value.abs()) for name in gates for value in [torch.cat([part[name] for part in found])]}
+    return {
+        name: (value if signed else value.abs())
+        for name in gates
+        for value in [torch.cat([part[name] for part in found])]
+    }
 
 # %% ../nbs/lib/25_saliency.ipynb #3d6b25d7
-def _caught(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], part: str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _caught(
+    model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], part: str
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     "By gate: its input h, its output y, and the gradient of the target's logit at one of the two."
     seen = {}
 
     def keep(name):
         def note(gated, inputs, keywords, output):
             if name in seen:
-                raise InputError(f"gate {name} is used more than once in a forward pass: give each use a gate of its own")
+                raise InputError(
+                    f"gate {name} is used more than once in a forward pass: give each use a gate of its own"
+                )
             seen[name] = {"h": inputs[0] if inputs else keywords["x"], "y": output}
             return output.clone()
 
@@ -240,14 +278,20 @@ def _caught(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str,
         _all_run(gates, seen)
         output = logits.gather(1, class_of(target, logits)[:, None]).sum()
         gradients = torch.autograd.grad(output, [seen[name][part] for name in gates], materialize_grads=True)
-    return {name: (seen[name]["h"].detach(), seen[name]["y"].detach(), gradient) for name, gradient in zip(gates, gradients)}
+    return {
+        name: (seen[name]["h"].detach(), seen[name]["y"].detach(), gradient) for name, gradient in zip(gates, gradients)
+    }
 
 # %% ../nbs/lib/25_saliency.ipynb #fb00b70e
 def _gate_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
     "The gradient at the gate, at each place of the map [N, C, h, w]."
     caught = _caught(model, x, target, gates, "y")
     values = read_gates(model, x) if any(gated.combine == "normalised" for gated in gates.values()) else {}
-    by = {"mul": lambda name, h, slope: slope * h, "add": lambda name, h, slope: slope, "normalised": lambda name, h, slope: _by_value(values[name], h, slope)}
+    by = {
+        "mul": lambda name, h, slope: slope * h,
+        "add": lambda name, h, slope: slope,
+        "normalised": lambda name, h, slope: _by_value(values[name], h, slope),
+    }
     return {name: by[gates[name].combine](name, h, slope) for name, (h, _, slope) in caught.items()}
 
 
@@ -258,12 +302,16 @@ def _by_value(value: Tensor, h: Tensor, slope: Tensor) -> Tensor:
         return torch.autograd.grad(normalised_product(at, h), at, slope)[0]
 
 
-def _output_times_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
+def _output_times_gradient(
+    model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]
+) -> dict[str, Tensor]:
     "What leaves the gate times its gradient."
     return {name: y * slope for name, (_, y, slope) in _caught(model, x, target, gates, "y").items()}
 
 
-def _input_times_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
+def _input_times_gradient(
+    model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]
+) -> dict[str, Tensor]:
     "What enters the gate times its gradient."
     return {name: h * slope for name, (h, _, slope) in _caught(model, x, target, gates, "h").items()}
 
@@ -275,7 +323,9 @@ def _bias_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: di
     for name in gates:
         own = next((place for place, call in enumerate(calls) if call.name.startswith(f"{name}.")), None)
         if own is None:
-            raise InputError(f"{name} has no term of its own that tells which layer stands before it: take another method")
+            raise InputError(
+                f"{name} has no term of its own that tells which layer stands before it: take another method"
+            )
         maps = [call for call in calls[:own] if call.kind == "bias" and call.gradient.ndim == 4]
         if not maps or maps[-1].gradient.shape[1] != channels[name]:
             raise InputError(f"no layer with a bias for each channel stands before {name}: take another method")
@@ -290,22 +340,35 @@ def _over_space(values: Tensor) -> Tensor:
 
 def _summed(of: Callable) -> Callable:
     "The sum over space."
-    return lambda model, x, target, gates, first: {name: _over_space(value) for name, value in of(model, x, target, gates).items()}
+    return lambda model, x, target, gates, first: {
+        name: _over_space(value) for name, value in of(model, x, target, gates).items()
+    }
 
 
 def _abs_summed(of: Callable) -> Callable:
     "The sum of absolute values over space."
-    return lambda model, x, target, gates, first: {name: _over_space(value.abs()) for name, value in of(model, x, target, gates).items()}
+    return lambda model, x, target, gates, first: {
+        name: _over_space(value.abs()) for name, value in of(model, x, target, gates).items()
+    }
 
 
 def _smooth(of: Callable) -> Callable:
     "The sum over space, averaged over noisy copies with the class held, as Smooth FullGrad does."
 
-    def measured(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
+    def measured(
+        model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int
+    ) -> dict[str, Tensor]:
         copies = noisy_copies(x, 25, 0.15, seed=0, first=first)
-        parts = zip(*[values.split(fitting_size(None, x)) for values in (copies.flatten(0, 1), classes(model, x, target).repeat(len(copies)))])
+        parts = zip(
+            *[
+                values.split(fitting_size(None, x))
+                for values in (copies.flatten(0, 1), classes(model, x, target).repeat(len(copies)))
+            ]
+        )
         draws = [_summed(of)(model, images, of_class, gates, first) for images, of_class in parts]
-        return {name: torch.cat([draw[name] for draw in draws]).unflatten(0, copies.shape[:2]).mean(0) for name in gates}
+        return {
+            name: torch.cat([draw[name] for draw in draws]).unflatten(0, copies.shape[:2]).mean(0) for name in gates
+        }
 
     return measured
 
@@ -319,7 +382,9 @@ def channels_removed(
 
     def drop(mask):
         without = lambda h: h.masked_fill(mask.reshape(*mask.shape, *[1] * (h.ndim - 2)), 0)
-        return lambda module, inputs, keywords: ((without(inputs[0]), *inputs[1:]), keywords) if inputs else ((), keywords | {"x": without(keywords["x"])})
+        return lambda module, inputs, keywords: (
+            ((without(inputs[0]), *inputs[1:]), keywords) if inputs else ((), keywords | {"x": without(keywords["x"])})
+        )
 
     gates = gates_of(model)
     for name in removed.keys() - gates.keys():
@@ -338,14 +403,22 @@ def _ablation(recompute: bool) -> Callable:
         with channels_removed(model, removed):
             return model(x.clone()).gather(1, target[:, None])[:, 0]
 
-    def measured(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
-        each = {name: torch.eye(y.shape[1], dtype=torch.bool, device=x.device) for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()}
+    def measured(
+        model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int
+    ) -> dict[str, Tensor]:
+        each = {
+            name: torch.eye(y.shape[1], dtype=torch.bool, device=x.device)
+            for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()
+        }
         target = classes(model, x, target)
         with torch.no_grad():
             held = {} if recompute else {name: value for name, value in read_gates(model, x).items() if name in gates}
             with frozen_gates(model, held):
                 whole = without(model, x, target, {})
-                return {name: torch.stack([whole - without(model, x, target, {name: one[None]}) for one in each[name]], 1) for name in gates}
+                return {
+                    name: torch.stack([whole - without(model, x, target, {name: one[None]}) for one in each[name]], 1)
+                    for name in gates
+                }
 
     return measured
 
@@ -353,21 +426,32 @@ def _ablation(recompute: bool) -> Callable:
 def _by_captum(attribute: str) -> Callable:
     "An attribution of captum's to the gate's output, summed over space."
 
-    def measured(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int) -> dict[str, Tensor]:
+    def measured(
+        model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int
+    ) -> dict[str, Tensor]:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IProgress not found")  # captum's progress bars, which are not shown
+            warnings.filterwarnings(
+                "ignore", message="IProgress not found"
+            )  # captum's progress bars, which are not shown
             from captum import attr
 
         given = {"n_steps": 32, "internal_batch_size": max(len(x), 2 * fitting_size(None, x))}
         target = classes(model, x, target)
         _caught(model, x[:1], None, gates, "y")  # refuses gates that run twice
-        of = lambda gated: getattr(attr, attribute)(lambda images: model(images.clone()), gated).attribute(x, torch.zeros_like(x), target, **given)
+        of = lambda gated: getattr(attr, attribute)(lambda images: model(images.clone()), gated).attribute(
+            x, torch.zeros_like(x), target, **given
+        )
         return {name: _over_space(of(gated).detach()) for name, gated in gates.items()}
 
     return measured
 
 
-BY_GRADIENT = {"gate_grad": _gate_gradient, "gxa_out": _output_times_gradient, "gxa_in": _input_times_gradient, "bias_grad": _bias_gradient}
+BY_GRADIENT = {
+    "gate_grad": _gate_gradient,
+    "gxa_out": _output_times_gradient,
+    "gxa_in": _input_times_gradient,
+    "bias_grad": _bias_gradient,
+}
 IMPORTANCES = (
     {name: _summed(of) for name, of in BY_GRADIENT.items()}
     | {f"{name}_abs_sum": _abs_summed(of) for name, of in BY_GRADIENT.items()}

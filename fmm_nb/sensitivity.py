@@ -30,7 +30,9 @@ def float_images(
     "The images, if they are at least one, [N, C, H, W] of a float type; raises `InputError` otherwise."
     if not (isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point() and x.numel()):
         given = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"images must be a float tensor [N, C, H, W], got {given}: scale bytes with fmm_nb.batches.normalised")
+        raise InputError(
+            f"images must be a float tensor [N, C, H, W], got {given}: scale bytes with fmm_nb.batches.normalised"
+        )
     return x.clone() if x.is_inference() else x  # such a tensor cannot be asked for its gradient
 
 
@@ -62,9 +64,14 @@ class RightGradients(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         maps = args[0] if args else kwargs.get("input")
-        if getattr(function, "__name__", "") not in ("batch_norm", "instance_norm") or 1 not in (len(maps), *maps.shape[2:]):
+        if getattr(function, "__name__", "") not in ("batch_norm", "instance_norm") or 1 not in (
+            len(maps),
+            *maps.shape[2:],
+        ):
             return function(*args, **kwargs)
-        args, kwargs = ((maps.contiguous(), *args[1:]), kwargs) if args else (args, kwargs | {"input": maps.contiguous()})
+        args, kwargs = (
+            ((maps.contiguous(), *args[1:]), kwargs) if args else (args, kwargs | {"input": maps.contiguous()})
+        )
         output = function(*args, **kwargs)
         if output.requires_grad:
             output.register_hook(Tensor.contiguous)
@@ -73,8 +80,13 @@ class RightGradients(TorchFunctionMode):
 # %% ../nbs/lib/23_sensitivity.ipynb #0b3b4b0e
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
     "What a net says about a batch; raises `InputError` unless that is a row an image, and for a BatchNorm without running statistics."
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in model.modules()):
-        raise InputError("a BatchNorm without running statistics lets an image depend on those beside it: give it running statistics")
+    if any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+        for module in model.modules()
+    ):
+        raise InputError(
+            "a BatchNorm without running statistics lets an image depend on those beside it: give it running statistics"
+        )
     with RightGradients():
         return as_logits(model(x.clone()), model, x)  # a net may write over its input
 
@@ -91,15 +103,23 @@ def as_logits(logits, model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
 
 def _apart(model: nn.Module) -> InputError:
     "The error for a net through which no gradient reaches the image."
-    return InputError(f"what {type(model).__name__} gives does not follow from the image by operations that can be differentiated")
+    return InputError(
+        f"what {type(model).__name__} gives does not follow from the image by operations that can be differentiated"
+    )
 
 # %% ../nbs/lib/23_sensitivity.ipynb #515d9f73
-INPUT_SCALES = {"standardised": 0.0, "[0, 1]": 1.0, "[0, 255]": 255.0}  # white minus black; standardised: by each channel's deviation
+INPUT_SCALES = {
+    "standardised": 0.0,
+    "[0, 1]": 1.0,
+    "[0, 255]": 255.0,
+}  # white minus black; standardised: by each channel's deviation
 
 
 def input_unit(
     scale: str,  # in which the input is reported, a name of `INPUT_SCALES`
-    mean_std: tuple[Tensor, Tensor],  # each [C], with which the net's images were standardised, as `ImageSet.mean_std` gives them
+    mean_std: tuple[
+        Tensor, Tensor
+    ],  # each [C], with which the net's images were standardised, as `ImageSet.mean_std` gives them
 ) -> Tensor:  # float64 [C]
     "How far standardised images move when the input moves by one in `scale`; raises `InputError` for a scale that is unknown."
     if scale not in INPUT_SCALES:
@@ -113,7 +133,9 @@ def _stretched(values: Tensor, unit: Tensor | None) -> Tensor:
     if unit is None:
         return values
     if not isinstance(unit, Tensor) or unit.shape != values.shape[1:2]:
-        raise InputError(f"unit must be a tensor, one number a channel, [{values.shape[1]}], got {list(getattr(unit, 'shape', [unit]))}")
+        raise InputError(
+            f"unit must be a tensor, one number a channel, [{values.shape[1]}], got {list(getattr(unit, 'shape', [unit]))}"
+        )
     return values * unit.to(values)[:, None, None]
 
 # %% ../nbs/lib/23_sensitivity.ipynb #cd80f939
@@ -289,8 +311,15 @@ def output_sensitivities(
     batch_size: int | None = None,
 ) -> dict[float, dict[str, float]]:  # by σ and definition
     "S and its repairs for each σ, from one pass over the images. Sources: Forouzesh et al. 2020; `DEFINITIONS`."
-    if len(float_images(x)) < 2 or not isinstance(sigmas, Sequence) or not sigmas or not all(isinstance(sigma, Real) and 0 < sigma < float("inf") for sigma in sigmas):
-        raise InputError(f"S is a variance over images for some σ above 0: give at least 2 images, got {len(x)}, and σ, got {sigmas}")
+    if (
+        len(float_images(x)) < 2
+        or not isinstance(sigmas, Sequence)
+        or not sigmas
+        or not all(isinstance(sigma, Real) and 0 < sigma < float("inf") for sigma in sigmas)
+    ):
+        raise InputError(
+            f"S is a variance over images for some σ above 0: give at least 2 images, got {len(x)}, and σ, got {sigmas}"
+        )
     generators = [stream(whole_number("seed", seed, 0), "noise", draw) for draw in range(whole_number("draws", draws))]
     clean, changes = Moments(), {(sigma, draw): Moments() for sigma in sigmas for draw in range(draws)}
     with evaluation(model), torch.no_grad():
@@ -298,13 +327,17 @@ def output_sensitivities(
             before = _readings(logits_of(model, x[part]))
             clean.add(before)
             shape = x[part].shape
-            for draw, values in enumerate(draw_all(lambda chance: chance.standard_normal(shape, "float32"), generators, x.device)):
+            for draw, values in enumerate(
+                draw_all(lambda chance: chance.standard_normal(shape, "float32"), generators, x.device)
+            ):
                 noise = _stretched(torch.from_numpy(values).to(x), unit)
                 for sigma in sigmas:
                     after = _readings(logits_of(model, x[part].add(noise, alpha=sigma)))
                     changes[sigma, draw].add(after - before)
     spread = _by_name(clean.variance)
-    found = {key: (_by_name(moments.variance), _by_name(moments.mean_square), spread) for key, moments in changes.items()}
+    found = {
+        key: (_by_name(moments.variance), _by_name(moments.mean_square), spread) for key, moments in changes.items()
+    }
     mean = lambda sigma, rule: sum(rule(*found[sigma, draw]).item() for draw in range(draws)) / draws
     return {sigma: {name: mean(sigma, rule) for name, rule in DEFINITIONS.items()} for sigma in sigmas}
 
@@ -336,4 +369,7 @@ def jacobian_sensitivities(
     found = {output: _norm(gram, logits, output).mean().item() for output in OUTPUTS}
     squares = {output: _norm(gram, logits, output, squared=True).mean() for output in ("logits", "centred")}
     spread = READINGS["centred"](logits).var(0, correction=0).sum()
-    return found | {"squared": squares["logits"].item(), "temperature_matched": (squares["centred"] / spread).sqrt().item()}
+    return found | {
+        "squared": squares["logits"].item(),
+        "temperature_matched": (squares["centred"] / spread).sqrt().item(),
+    }

@@ -27,6 +27,7 @@ from .files import data_folder
 @dataclass(frozen=True)
 class Source:
     "What is known about an image set before any of its files is opened."
+
     title: str  # for people
     layout: str  # how the files are built: "idx", "cifar", "stl", "folders" or "mini"
     folder: str  # where they lie below the root
@@ -38,57 +39,135 @@ class Source:
 # %% ../nbs/lib/03_sources.ipynb #73e64337
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MNIST = Source(
-    "MNIST: 70,000 grey 28×28 handwritten digits", "idx", "MNIST/raw",
-    dict(zip(IDX_FILES, ["6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
-                         "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"])),
-    "fmm data get mnist", "Y. LeCun, C. Cortes, C. Burges; no licence comes with the data", tuple("0123456789"))
+    "MNIST: 70,000 grey 28×28 handwritten digits",
+    "idx",
+    "MNIST/raw",
+    dict(
+        zip(
+            IDX_FILES,
+            [
+                "6bbc9ace898e44ae57da46a324031adb",
+                "a25bea736e30d166cdddb491f175f624",
+                "2646ac647ad5339dbf082846283269ea",
+                "27ae3e4e09519cfbb04c329615203637",
+            ],
+        )
+    ),
+    "fmm data get mnist",
+    "Y. LeCun, C. Cortes, C. Burges; no licence comes with the data",
+    tuple("0123456789"),
+)
 FASHION = Source(
-    "Fashion-MNIST: 70,000 grey 28×28 articles of clothing", "idx", "FashionMNIST/raw",
-    dict(zip(IDX_FILES, ["f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
-                         "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"])),
-    "fmm data get fashion_mnist", "H. Xiao, K. Rasul, R. Vollgraf (Zalando SE), MIT licence",
-    ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"))
+    "Fashion-MNIST: 70,000 grey 28×28 articles of clothing",
+    "idx",
+    "FashionMNIST/raw",
+    dict(
+        zip(
+            IDX_FILES,
+            [
+                "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+                "9018921c3c673c538a1fc5bad174d6f9",
+                "8181f5470baa50b63fa0f6fddb340f0a",
+                "15d484375f8d13e6eb1aabb0c3f46965",
+            ],
+        )
+    ),
+    "fmm data get fashion_mnist",
+    "H. Xiao, K. Rasul, R. Vollgraf (Zalando SE), MIT licence",
+    ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 # %% ../nbs/lib/03_sources.ipynb #a2a46724
 KRIZHEVSKY = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009); no licence stated"
 CIFAR10 = Source(
-    "CIFAR-10: 60,000 colour 32×32 photographs of 10 classes", "cifar", "cifar-10-batches-py",
-    {"data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-     "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
-     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb", "test_batch": "40351d587109b95175f43aff81a1287e",
-     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888"}, "fmm data get cifar10", KRIZHEVSKY)
+    "CIFAR-10: 60,000 colour 32×32 photographs of 10 classes",
+    "cifar",
+    "cifar-10-batches-py",
+    {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+        "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    },
+    "fmm data get cifar10",
+    KRIZHEVSKY,
+)
 CIFAR100 = Source(
-    "CIFAR-100: 60,000 colour 32×32 photographs of 100 classes", "cifar", "cifar-100-python",
-    {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-     "meta": "7973b15100ade9c7d40fb424638fde48"}, "fmm data get cifar100", KRIZHEVSKY)
+    "CIFAR-100: 60,000 colour 32×32 photographs of 100 classes",
+    "cifar",
+    "cifar-100-python",
+    {
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "meta": "7973b15100ade9c7d40fb424638fde48",
+    },
+    "fmm data get cifar100",
+    KRIZHEVSKY,
+)
 COARSE = Source(
-    "CIFAR-100 with its 20 coarse classes", "cifar", CIFAR100.folder, CIFAR100.files, CIFAR100.get, KRIZHEVSKY)
+    "CIFAR-100 with its 20 coarse classes", "cifar", CIFAR100.folder, CIFAR100.files, CIFAR100.get, KRIZHEVSKY
+)
 STL10 = Source(
-    "STL-10: 13,000 labelled colour 96×96 photographs of 10 classes", "stl", "stl10_binary",
-    {"train_X.bin": "918c2871b30a85fa023e0c44e0bee87f", "train_y.bin": "5a34089d4802c674881badbb80307741",
-     "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82", "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
-     "class_names.txt": ""}, "fmm data get stl10", "A. Coates, H. Lee, A. Y. Ng, from ImageNet; no licence stated")
+    "STL-10: 13,000 labelled colour 96×96 photographs of 10 classes",
+    "stl",
+    "stl10_binary",
+    {
+        "train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
+        "train_y.bin": "5a34089d4802c674881badbb80307741",
+        "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
+        "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
+        "class_names.txt": "",
+    },
+    "fmm data get stl10",
+    "A. Coates, H. Lee, A. Y. Ng, from ImageNet; no licence stated",
+)
 TINY = Source(
-    "Tiny ImageNet: 110,000 colour 64×64 photographs of 200 classes", "folders", "tiny-imagenet-200", {},
-    "fmm data get tiny_imagenet", "Stanford CS231n, from ImageNet: for non-commercial research")
+    "Tiny ImageNet: 110,000 colour 64×64 photographs of 200 classes",
+    "folders",
+    "tiny-imagenet-200",
+    {},
+    "fmm data get tiny_imagenet",
+    "Stanford CS231n, from ImageNet: for non-commercial research",
+)
 
 # %% ../nbs/lib/03_sources.ipynb #08065bd3
 MINI = "git checkout data/mini, or make it again with data/mini/make_mini.py"
 SOURCES = {
-    "mnist": MNIST, "fashion_mnist": FASHION, "cifar10": CIFAR10, "cifar100": CIFAR100, "cifar100_coarse": COARSE,
-    "stl10": STL10, "tiny_imagenet": TINY,
+    "mnist": MNIST,
+    "fashion_mnist": FASHION,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "cifar100_coarse": COARSE,
+    "stl10": STL10,
+    "tiny_imagenet": TINY,
     "mnist_mini": Source(
-        "7,000 images of MNIST, shipped", "mini", "",
-        {"mnist_mini.npz": "59448125dc4beb036c98972feb90462d"}, MINI, MNIST.credit, MNIST.classes),
+        "7,000 images of MNIST, shipped",
+        "mini",
+        "",
+        {"mnist_mini.npz": "59448125dc4beb036c98972feb90462d"},
+        MINI,
+        MNIST.credit,
+        MNIST.classes,
+    ),
     "fashion_mini": Source(
-        "7,000 images of Fashion-MNIST, shipped", "mini", "",
-        {"fashion_mini.npz": "83f4c78b97ded49a35bf2d528ca443b4"}, MINI, FASHION.credit, FASHION.classes)}
+        "7,000 images of Fashion-MNIST, shipped",
+        "mini",
+        "",
+        {"fashion_mini.npz": "83f4c78b97ded49a35bf2d528ca443b4"},
+        MINI,
+        FASHION.credit,
+        FASHION.classes,
+    ),
+}
 
 # %% ../nbs/lib/03_sources.ipynb #145296c6
 def batch_numbers(
     text: str,  # "1-2,4"
 ) -> tuple[int, ...]:  # sorted
-    "The numbers that ranges name: (1, 2, 4) for \"1-2,4\"; a number outside 1 to 5 is an `InputError`."
+    'The numbers that ranges name: (1, 2, 4) for "1-2,4"; a number outside 1 to 5 is an `InputError`.'
     numbers = set()
     for part in text.split(","):
         if not re.fullmatch(r"[1-5](-[1-5])?", part):
@@ -100,7 +179,7 @@ def batch_numbers(
 def batch_name(
     numbers: tuple[int, ...],  # sorted, of 1 to 5
 ) -> str:
-    "The name of CIFAR-10 with these training batches: \"cifar10\" for all five, \"cifar10[1-2,4]\" for some."
+    'The name of CIFAR-10 with these training batches: "cifar10" for all five, "cifar10[1-2,4]" for some.'
     runs = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:
@@ -112,8 +191,17 @@ def batch_name(
 
 # %% ../nbs/lib/03_sources.ipynb #44f78285
 NAMES = {
-    "mnist": "MNIST", "mnist_mini": "MNIST (mini)", "fashion_mnist": "FashionMNIST", "fashion_mini": "FashionMNIST (mini)", "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100", "cifar100_coarse": "CIFAR-100 (coarse)", "stl10": "STL-10", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet"}
+    "mnist": "MNIST",
+    "mnist_mini": "MNIST (mini)",
+    "fashion_mnist": "FashionMNIST",
+    "fashion_mini": "FashionMNIST (mini)",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar100_coarse": "CIFAR-100 (coarse)",
+    "stl10": "STL-10",
+    "tiny_imagenet": "Tiny ImageNet",
+    "imagenet": "ImageNet",
+}
 
 
 def set_name(
@@ -165,6 +253,7 @@ def parse(
 @dataclass(frozen=True)
 class Found:
     "An image set whose files are on this machine."
+
     name: str  # as results must call it: "cifar10[1-2]" where only two batches are there
     source: Source
     files: dict[str, Path]  # role: path; an idx file may be there as .gz
@@ -256,7 +345,9 @@ def find_folders(
         if not found and name == "tiny_imagenet":
             raise missing(name, source, folder, [side])
         if not found:
-            raise InputError(f"{name} has no images in {folder / side}: it needs train/CLASS/*.png and test/ or val/ alike")
+            raise InputError(
+                f"{name} has no images in {folder / side}: it needs train/CLASS/*.png and test/ or val/ alike"
+            )
         roles += found
     return Found(name, source, {role: folder / role for role in sorted(roles)})
 

@@ -31,7 +31,9 @@ class LocalAttention2d(nn.Module):
         query = query.reshape(n, self.heads, -1, h * w)
         key, value = (around(maps).reshape(n, self.heads, -1, self.side**2, h * w) for maps in (key, value))
         square = (-1, -1, self.side, self.side)
-        relative = torch.cat([self.rows[..., None].expand(square), self.columns[:, :, None].expand(square)], 1).flatten(2)
+        relative = torch.cat([self.rows[..., None].expand(square), self.columns[:, :, None].expand(square)], 1).flatten(
+            2
+        )
         logits = torch.einsum("nhdp,nhdkp->nhkp", query, key) + torch.einsum("nhdp,hdk->nhkp", query, relative)
         weights = logits.masked_fill(around(x.new_ones(1, 1, h, w)) == 0, -torch.inf).softmax(2)
         y = torch.einsum("nhkp,nhdkp->nhdp", weights, value).reshape(n, c, h, w)
@@ -52,13 +54,21 @@ class BlockAttention2d(nn.Module):
         n, _, h, w = x.shape
         tall, wide, d = h // self.side, w // self.side, self.channels // self.heads
         maps = self.qkv(x).reshape(n, -1, self.heads, d, tall, self.side, wide, self.side)
-        query, key, *values = maps.permute(1, 0, 2, 4, 6, 3, 5, 7).flatten(6).flatten(3, 4)  # each [N, heads, blocks, d, side²]
+        query, key, *values = (
+            maps.permute(1, 0, 2, 4, 6, 3, 5, 7).flatten(6).flatten(3, 4)
+        )  # each [N, heads, blocks, d, side²]
         position = (self.rows[:, :, None] + self.columns[:, None]).flatten(1)  # [C, side²]
         shares = (self.mixtures @ position).softmax(0)
         value = torch.einsum("mq,mnhbdq->nhbdq", shares, torch.stack(values))
-        logits = torch.einsum("nhbdp,nhbdq->nhbpq", query, key) + torch.einsum("nhbdp,hdq->nhbpq", query, position.unflatten(0, (self.heads, d)))
+        logits = torch.einsum("nhbdp,nhbdq->nhbpq", query, key) + torch.einsum(
+            "nhbdp,hdq->nhbpq", query, position.unflatten(0, (self.heads, d))
+        )
         y = torch.einsum("nhbpq,nhbdq->nhbdp", logits.softmax(4), value)
-        return y.reshape(n, self.heads, tall, wide, d, self.side, self.side).permute(0, 1, 4, 2, 5, 3, 6).reshape(n, self.channels, h, w)
+        return (
+            y.reshape(n, self.heads, tall, wide, d, self.side, self.side)
+            .permute(0, 1, 4, 2, 5, 3, 6)
+            .reshape(n, self.channels, h, w)
+        )
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #e7c2e4c1
 def relative_logits(
@@ -73,7 +83,9 @@ def relative_logits(
 
     def along(embeddings: Tensor, length: int) -> tuple[Tensor, Tensor]:
         if embeddings.shape[1] != 2 * length - 1:
-            raise InputError(f"embeddings of {embeddings.shape[1]} differences are for {(embeddings.shape[1] + 1) // 2} places in a line, got a map with {length}")
+            raise InputError(
+                f"embeddings of {embeddings.shape[1]} differences are for {(embeddings.shape[1] + 1) // 2} places in a line, got a map with {length}"
+            )
         places = torch.arange(length, device=query.device)
         return torch.einsum("nhdyx,dr->nhyxr", query, embeddings), places[None] - places[:, None] + length - 1
 
@@ -93,7 +105,9 @@ def map_attention(
     "Attention of every place to all of the map. Source: Bello et al. 2019."
     query = query * (1 / query.shape[2]) ** 0.5
     logits = torch.einsum("nhdp,nhdq->nhpq", query.flatten(3), key.flatten(3)) + relative_logits(query, rows, columns)
-    return torch.einsum("nhpq,nhdq->nhdp", logits.softmax(3), value.flatten(3)).reshape(len(value), -1, *value.shape[3:])
+    return torch.einsum("nhpq,nhdq->nhdp", logits.softmax(3), value.flatten(3)).reshape(
+        len(value), -1, *value.shape[3:]
+    )
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #63e9a335
 def halved(size: int, times: int = 1) -> int:
@@ -120,16 +134,22 @@ class AugmentedConv2d(nn.Module):
         self.map_size = size  # of the only maps that it takes
         self.keys, self.values, self.heads = max(times(key_share), heads * min_keys), times(value_share), heads
         self.conv = nn.Conv2d(channels, channels - self.values, 3, stride, 1, bias=False)
-        self.shrink = nn.Sequential(*[nn.AvgPool2d(3, 2, 1, count_include_pad=False) for _ in range(halvings + stride - 1)])
+        self.shrink = nn.Sequential(
+            *[nn.AvgPool2d(3, 2, 1, count_include_pad=False) for _ in range(halvings + stride - 1)]
+        )
         self.qkv = nn.Conv2d(channels, 2 * self.keys + self.values, 1, bias=False)
         d = self.keys // heads
-        self.rows, self.columns = (nn.Parameter(torch.randn(d, 2 * halved(size, halvings + stride - 1) - 1) * d**-0.5) for _ in range(2))
+        self.rows, self.columns = (
+            nn.Parameter(torch.randn(d, 2 * halved(size, halvings + stride - 1) - 1) * d**-0.5) for _ in range(2)
+        )
         self.project = nn.Conv2d(self.values, self.values, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         maps, qkv = self.conv(x), self.qkv(self.shrink(x)).split([self.keys, self.keys, self.values], 1)
         y = self.project(map_attention(*[part.unflatten(1, (self.heads, -1)) for part in qkv], self.rows, self.columns))
-        return torch.cat([maps, y if y.shape[2:] == maps.shape[2:] else F.interpolate(y, maps.shape[2:], mode="bilinear")], 1)
+        return torch.cat(
+            [maps, y if y.shape[2:] == maps.shape[2:] else F.interpolate(y, maps.shape[2:], mode="bilinear")], 1
+        )
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #6fd420cc
 GATHERS = ("theta_minus", "theta", "theta_plus")
@@ -148,5 +168,7 @@ class GatherExcite(nn.Sequential):
             raise unknown("variant", variant, GATHERS)
         learned = [nn.Conv2d(channels, channels, size, groups=channels, bias=False), nn.BatchNorm2d(channels)]
         gather = [nn.AdaptiveAvgPool2d(1)] if variant == "theta_minus" else learned
-        super().__init__(*gather, *([unit("relu", channels), SEGate(channels)] if variant == "theta_plus" else [nn.Sigmoid()]))
+        super().__init__(
+            *gather, *([unit("relu", channels), SEGate(channels)] if variant == "theta_plus" else [nn.Sigmoid()])
+        )
         self.map_size = None if variant == "theta_minus" else size  # of the only maps that it takes

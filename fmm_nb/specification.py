@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from . import figures
 from .comparisons import measured, sample_of
-from .errors import InputError
 from .effects import at_equal_loss
+from .errors import InputError
 from .statistics import Effect, effect
 
 # %% ../nbs/lib/69_specification.ipynb #74c8aaa7
@@ -116,8 +116,19 @@ def draw(
 ) -> Figure:
     "A specification curve; filled where the interval leaves zero out, the default marked by a line."
     figures.style()
-    lines = list(dict.fromkeys(part for parts in marks.values() for part in parts if any(part in marks[choice] for choice in table.choice)))
-    figure, (above, below) = plt.subplots(2, 1, figsize=(figures.FULL, 1.7 + 0.14 * len(lines)), height_ratios=[1.4, 0.14 * len(lines) + 0.1], sharex=True, layout="constrained")
+    lines = list(
+        dict.fromkeys(
+            part for parts in marks.values() for part in parts if any(part in marks[choice] for choice in table.choice)
+        )
+    )
+    figure, (above, below) = plt.subplots(
+        2,
+        1,
+        figsize=(figures.FULL, 1.7 + 0.14 * len(lines)),
+        height_ratios=[1.4, 0.14 * len(lines) + 0.1],
+        sharex=True,
+        layout="constrained",
+    )
     colour = figures.ARMS["am"][1]
     _ends(above, table, ratio)
     for place, row in table.iterrows():
@@ -130,7 +141,12 @@ def draw(
                 ax.axvline(place, color=figures.INK, lw=6, alpha=0.2)
             above.annotate(default, (place, 1), xycoords=above.get_xaxis_transform(), ha="center", va="bottom")
     kinds = ((colour, "the interval leaves {} out"), ("white", "it holds {}"))
-    marks_of = [plt.Line2D([], [], color=colour, marker="o", mfc=fill, ms=4, lw=0, label=text.format("one" if ratio else "zero")) for fill, text in kinds]
+    marks_of = [
+        plt.Line2D(
+            [], [], color=colour, marker="o", mfc=fill, ms=4, lw=0, label=text.format("one" if ratio else "zero")
+        )
+        for fill, text in kinds
+    ]
     figure.legend(handles=marks_of, loc="outside upper right", ncols=2)
     above.axhline(0, color=figures.INK, lw=0.8)
     above.set_ylabel(ylabel)
@@ -150,7 +166,15 @@ def _effect(ax: plt.Axes, place: int, row: pd.Series, colour: str) -> None:
     low, high = ax.get_ylim()
     ax.plot([place, place], [row.low, row.high], color=colour, lw=1.5, solid_capstyle="butt")
     if low <= row.difference <= high:
-        ax.plot(place, row.difference, "o", color=colour, mfc=colour if row.low * row.high > 0 else "white", ms=4, clip_on=False)
+        ax.plot(
+            place,
+            row.difference,
+            "o",
+            color=colour,
+            mfc=colour if row.low * row.high > 0 else "white",
+            ms=4,
+            clip_on=False,
+        )
     for end, mark in [(low, "v")] * int(row.low < low) + [(high, "^")] * int(row.high > high):
         ax.plot(place, end, mark, color=colour, ms=3.5, mew=0, clip_on=False)
 
@@ -159,9 +183,15 @@ def _ends(ax: plt.Axes, table: pd.DataFrame, ratio: bool) -> None:
     "Let the axis end where one interval would squeeze all others; an effect that lies beyond is written at the edge."
     reach = table[["low", "high"]].abs().max(axis=1)
     limit = 1.05 * min(reach.max(), 4 * reach.median())
-    low, high = ax.set_ylim(max(-limit, min(1.05 * table.low.min(), -0.1 * limit)), min(limit, max(1.05 * table.high.max(), 0.1 * limit)))
+    low, high = ax.set_ylim(
+        max(-limit, min(1.05 * table.low.min(), -0.1 * limit)), min(limit, max(1.05 * table.high.max(), 0.1 * limit))
+    )
     for place, value in table.difference[~table.difference.between(low, high)].items():
         text = f"×{np.exp(value):.2g}" if ratio else f"{value:+.1f}".replace("-", "−")
         at, align = (0.02, "bottom") if value < low else (0.98, "top")
-        aside = {"xytext": (-2 if place else 2, 0), "textcoords": "offset points", "ha": "right" if place else "left"}  # between its column and the next
+        aside = {
+            "xytext": (-2 if place else 2, 0),
+            "textcoords": "offset points",
+            "ha": "right" if place else "left",
+        }  # between its column and the next
         ax.annotate(text, (place, at), xycoords=ax.get_xaxis_transform(), va=align, rotation=90, **aside)

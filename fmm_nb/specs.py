@@ -50,18 +50,72 @@ class Family:
 UNITS = """identity relu prelu elu selu gelu swish sine xunit atac se_activation nin local_se se eca gct ge_theta global_context cbam scse simam
 residual_attention stn psanet condconv dynamic_conv dynet kervolution volterra glu""".split()  # what may stand in an activation's place
 FAMILIES: dict[str, Family] = {
-    "wide_resnet": Family("wide residual nets of 6n + 4 layers; combine=add, mul, …", r"wrn(?P<depth>\d+)_(?P<width>\d+)", "models_residual.ResidualNet", ("wrn10_1", "wrn16_2")),
-    "stack": Family("residual nets of so many blocks of so many channels", r"stack(?P<blocks>\d+)_(?P<channels>\d+)", "models_residual.ResidualNet", ("stack4_8",)),
-    "resnet": Family("pre-activation ResNet of 6b + 2 layers with a unit in each activation's place", rf"resnet_b(?P<blocks>[1-5])_(?P<unit>{'|'.join(UNITS)})", "preactivation.resnet", ("resnet_b1_relu", "resnet_b1_atac", "resnet_b1_local_se")),
-    "senet": Family("the same with ReLUs and squeeze-and-excitation once a block", r"senet_b(?P<blocks>[1-5])", "preactivation.senet", ("senet_b1",)),
-    "genet_theta": Family("the same with ReLUs and gather-excite once a block", r"genet_theta_b(?P<blocks>[1-5])", "preactivation.genet_theta", ("genet_theta_b1",)),
-    "resnet50": Family("ResNet-50, for ImageNet; strides=v1, v1b", "resnet50", "models_imagenet.resnet50", ("resnet50",)),
-    "se_resnet50": Family("ResNet-50 with squeeze-and-excitation", "se_resnet50", "models_imagenet.se_resnet50", ("se_resnet50",)),
-    "aa_resnet50": Family("ResNet-50 with attention beside its convolutions", "aa_resnet50", "models_imagenet.aa_resnet50", ("aa_resnet50",)),
-    "fa_resnet50": Family("ResNet-50 with local self-attention in the place of its convolutions", "fa_resnet50", "models_imagenet.fa_resnet50", ("fa_resnet50",)),
-    "ge_resnet50": Family("ResNet-50 with gather-excite; variant=theta_plus, …", "ge_resnet50", "models_imagenet.ge_resnet50", ("ge_resnet50",)),
-    "atac_resnet50": Family("ResNet-50 with ATAC units; stages=…, sites=…", "atac_resnet50", "models_imagenet.atac_resnet50", ("atac_resnet50",)),
-    "relative": Family("the vanilla CNN with layers that multiply without a gate", r"(?P<layer>kervolution|volterra|glu)", "relatives.toy_relative", ("kervolution", "volterra", "glu")),
+    "wide_resnet": Family(
+        "wide residual nets of 6n + 4 layers; combine=add, mul, …",
+        r"wrn(?P<depth>\d+)_(?P<width>\d+)",
+        "models_residual.ResidualNet",
+        ("wrn10_1", "wrn16_2"),
+    ),
+    "stack": Family(
+        "residual nets of so many blocks of so many channels",
+        r"stack(?P<blocks>\d+)_(?P<channels>\d+)",
+        "models_residual.ResidualNet",
+        ("stack4_8",),
+    ),
+    "resnet": Family(
+        "pre-activation ResNet of 6b + 2 layers with a unit in each activation's place",
+        rf"resnet_b(?P<blocks>[1-5])_(?P<unit>{'|'.join(UNITS)})",
+        "preactivation.resnet",
+        ("resnet_b1_relu", "resnet_b1_atac", "resnet_b1_local_se"),
+    ),
+    "senet": Family(
+        "the same with ReLUs and squeeze-and-excitation once a block",
+        r"senet_b(?P<blocks>[1-5])",
+        "preactivation.senet",
+        ("senet_b1",),
+    ),
+    "genet_theta": Family(
+        "the same with ReLUs and gather-excite once a block",
+        r"genet_theta_b(?P<blocks>[1-5])",
+        "preactivation.genet_theta",
+        ("genet_theta_b1",),
+    ),
+    "resnet50": Family(
+        "ResNet-50, for ImageNet; strides=v1, v1b", "resnet50", "models_imagenet.resnet50", ("resnet50",)
+    ),
+    "se_resnet50": Family(
+        "ResNet-50 with squeeze-and-excitation", "se_resnet50", "models_imagenet.se_resnet50", ("se_resnet50",)
+    ),
+    "aa_resnet50": Family(
+        "ResNet-50 with attention beside its convolutions",
+        "aa_resnet50",
+        "models_imagenet.aa_resnet50",
+        ("aa_resnet50",),
+    ),
+    "fa_resnet50": Family(
+        "ResNet-50 with local self-attention in the place of its convolutions",
+        "fa_resnet50",
+        "models_imagenet.fa_resnet50",
+        ("fa_resnet50",),
+    ),
+    "ge_resnet50": Family(
+        "ResNet-50 with gather-excite; variant=theta_plus, …",
+        "ge_resnet50",
+        "models_imagenet.ge_resnet50",
+        ("ge_resnet50",),
+    ),
+    "atac_resnet50": Family(
+        "ResNet-50 with ATAC units; stages=…, sites=…",
+        "atac_resnet50",
+        "models_imagenet.atac_resnet50",
+        ("atac_resnet50",),
+    ),
+    "relative": Family(
+        "the vanilla CNN with layers that multiply without a gate",
+        r"(?P<layer>kervolution|volterra|glu)",
+        "relatives.toy_relative",
+        ("kervolution", "volterra", "glu"),
+    ),
 }
 
 
@@ -69,7 +123,9 @@ def family_of(name: str) -> tuple[Family, dict]:
     "The family of a net and the arguments that its name states; raises `InputError` for a name of no family and no arm."
     for family in FAMILIES.values():
         if match := re.fullmatch(family.pattern, str(name)):
-            return family, {part: int(value) if value.isdecimal() else value for part, value in match.groupdict().items()}
+            return family, {
+                part: int(value) if value.isdecimal() else value for part, value in match.groupdict().items()
+            }
     raise unknown("model", name, list_names(), see="fmm list models")
 
 
@@ -87,7 +143,9 @@ CHOICES = {
 }
 
 
-MOST = {"momentum": 1, "validation": 0.9, "step_factor": 1} | dict.fromkeys(("learning_rate", "weight_decay", "mixup", "jacobian_penalty"), 1e6)
+MOST = {"momentum": 1, "validation": 0.9, "step_factor": 1} | dict.fromkeys(
+    ("learning_rate", "weight_decay", "mixup", "jacobian_penalty"), 1e6
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +161,9 @@ class Protocol:
     schedule: str = "constant"  # or "cosine": to zero, step by step; "steps": falls by `step_factor` at `step_at`
     augmentation: str = "none"  # or "crop_flip": a random crop after padding by 4, and a random mirror image; "pad_crop_flip": padded black
     mixup: float = 0.0  # α of the Beta distribution, 0: no mixup
-    jacobian_penalty: float = 0.0  # weight in the loss of the mean squared norm of the logits' Jacobian, by standardised inputs
+    jacobian_penalty: float = (
+        0.0  # weight in the loss of the mean squared norm of the logits' Jacobian, by standardised inputs
+    )
     precision: str = "auto"  # what the loop computes in; "auto": the machine's best that is known to change no result
     validation: float = 0.0  # share of the training images that is held out
     snapshots: tuple = ()  # epochs (from 1) whose weights are kept beside the last
@@ -111,7 +171,9 @@ class Protocol:
     step_at: tuple = (0.75, 0.875)  # shares of the training after which the rate falls, for the schedule "steps"
     step_factor: float = 0.1  # by which it is multiplied there
     shrink: int = 1  # images are averaged over squares of so many pixels a side, training and test alike
-    canvas: int = 0  # pixels a side of a black canvas on which images stand in three sizes, training and test alike; 0: none
+    canvas: int = (
+        0  # pixels a side of a black canvas on which images stand in three sizes, training and test alike; 0: none
+    )
     input_scale: str = "standardised"  # by the mean and deviation of the training images; or "unit": bytes over 255
 
     def __post_init__(self):
@@ -163,7 +225,9 @@ class Spec:
             object.__setattr__(self, "n_train", whole_number("n_train", self.n_train))
         if not isinstance(self.protocol, Protocol):
             raise InputError(f"protocol must be a Protocol, for example Protocol(epochs=1), got {self.protocol!r}")
-        object.__setattr__(self, "options", plain_options(self.options))  # a copy: what the caller does with theirs changes no key
+        object.__setattr__(
+            self, "options", plain_options(self.options)
+        )  # a copy: what the caller does with theirs changes no key
 
     @property
     def key(self) -> str:
@@ -208,11 +272,22 @@ class Arm:
 # %% ../nbs/lib/09_specs.ipynb #d11d8680
 def identity(spec: Spec) -> dict:
     "Everything that the key digests, as one flat dictionary: the fields that differ from their default, and what they meet."
-    recipe = {f"protocol.{f.name}": getattr(spec.protocol, f.name) for f in fields(Protocol) if getattr(spec.protocol, f.name) != f.default}
+    recipe = {
+        f"protocol.{f.name}": getattr(spec.protocol, f.name)
+        for f in fields(Protocol)
+        if getattr(spec.protocol, f.name) != f.default
+    }
     options = {f"options.{name}": value for name, value in sorted(spec.options.items())}
     size = {} if spec.n_train is None else {"n_train": spec.n_train}
     versions = {"training_version": TRAINING_VERSION, "models_version": MODELS_VERSION}
-    return {"model": spec.model, "data": spec.data, "seed": spec.seed} | size | recipe | options | {"fingerprint": fingerprint(spec.data)} | versions
+    return (
+        {"model": spec.model, "data": spec.data, "seed": spec.seed}
+        | size
+        | recipe
+        | options
+        | {"fingerprint": fingerprint(spec.data)}
+        | versions
+    )
 
 # %% ../nbs/lib/09_specs.ipynb #f5177274
 def differences(

@@ -32,7 +32,9 @@ def sample(
     "The values of one arm as an array; raises `InputError` unless there are at least two, all finite."
     values = _numbers(values)
     if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
-        raise InputError(f"{name} needs at least 2 finite values, one a seed, got {values.tolist()}: run more seeds, for example -p seeds 3")
+        raise InputError(
+            f"{name} needs at least 2 finite values, one a seed, got {values.tolist()}: run more seeds, for example -p seeds 3"
+        )
     return values
 
 
@@ -66,7 +68,9 @@ class Effect:
     low: float  # of the interval
     high: float
     p: float  # two-sided, of no difference
-    p_superior: float  # chance that a run of the first arm beats one of the second, ties counted half; nan for other contrasts
+    p_superior: (
+        float  # chance that a run of the first arm beats one of the second, ties counted half; nan for other contrasts
+    )
     error: float  # standard error
     df: float  # degrees of freedom
 
@@ -85,7 +89,9 @@ class Effect:
 
     def p_beyond(self, margin: float) -> float:
         "p of the effect lying within `margin` of zero: small where it is larger, on either side."
-        return min(1.0, self.p_above(margin) + self.p_above(-margin), self.p_below(margin) + self.p_below(-margin))  # of an effect at the margin, found beyond it on this side or the other
+        return min(
+            1.0, self.p_above(margin) + self.p_above(-margin), self.p_below(margin) + self.p_below(-margin)
+        )  # of an effect at the margin, found beyond it on this side or the other
 
     @property
     def detectable(self) -> float:
@@ -103,7 +109,9 @@ def contrast(
     arms = [sample(arm) for arm in arms]
     if not arms or len(arms) != len(weights):
         raise InputError(f"a contrast needs a weight for each arm, got {len(weights)} for {len(arms)}")
-    parts = [(w**2 * arm.var(ddof=1) / len(arm), len(arm) - 1) for w, arm in zip(weights, arms)] + ([extra] if extra else [])
+    parts = [(w**2 * arm.var(ddof=1) / len(arm), len(arm) - 1) for w, arm in zip(weights, arms)] + (
+        [extra] if extra else []
+    )
     difference, variance = sum(w * arm.mean() for w, arm in zip(weights, arms)), sum(v for v, _ in parts)
     rounding = 1e-12 * max(abs(arm).max() for arm in arms)
     if variance <= rounding**2:  # equal values whose mean was rounded
@@ -124,7 +132,8 @@ def effect(
     b,  # likewise
     paired: bool = False,  # seed by seed; then as many of each, in the same order
     confidence: float = 0.95,
-    extra: tuple[float, float] | None = None,  # variance of the test images and its degrees of freedom, see `image_variance`
+    extra: tuple[float, float]
+    | None = None,  # variance of the test images and its degrees of freedom, see `image_variance`
 ) -> Effect:
     """The difference of two arms with its t-interval (Welch, or paired); raises `InputError` where there are too few seeds.
 
@@ -175,16 +184,24 @@ def correlations(
     a,  # one number a run
     b,  # likewise
     arms,  # the arm of each run
-) -> dict[str, float]:  # over all runs, between arms (of their means), within arms (of each run's distance from its arm's mean)
+) -> dict[
+    str, float
+]:  # over all runs, between arms (of their means), within arms (of each run's distance from its arm's mean)
     "Rank correlations of two properties of runs, by what is compared; runs without a value are left out; raises `InputError` for unequally many."
     a, b, arms = _numbers(a), _numbers(b), np.asarray(arms)
     if not a.shape == b.shape == arms.shape == (a.size,):
-        raise InputError(f"a correlation needs two numbers and an arm a run, got {list(a.shape)}, {list(b.shape)} and {list(arms.shape)}")
+        raise InputError(
+            f"a correlation needs two numbers and an arm a run, got {list(a.shape)}, {list(b.shape)} and {list(arms.shape)}"
+        )
     known = np.isfinite(a) & np.isfinite(b)
     a, b, places = a[known], b[known], np.unique(arms[known], return_inverse=True)[1]
     means = [np.bincount(places, values) / np.bincount(places) for values in (a, b)]
     apart = [values - mean[places] for values, mean in zip((a, b), means)]
-    return {"over all runs": rank_correlation(a, b), "between arms": rank_correlation(*means), "within arms": rank_correlation(*apart)}
+    return {
+        "over all runs": rank_correlation(a, b),
+        "between arms": rank_correlation(*means),
+        "within arms": rank_correlation(*apart),
+    }
 
 # %% ../nbs/lib/31_statistics.ipynb #b598851f
 @dataclass(frozen=True)
@@ -205,19 +222,29 @@ def mediation(
     confidence: float = 0.95,
 ) -> Mediation:
     "The difference a minus b through a mediator and beside it (one slope for both arms); raises `InputError` where the mediator does not vary."
-    outcomes, mediators = [sample(a, "a"), sample(b, "b")], [sample(mediator_a, "mediator_a"), sample(mediator_b, "mediator_b")]
+    outcomes, mediators = (
+        [sample(a, "a"), sample(b, "b")],
+        [sample(mediator_a, "mediator_a"), sample(mediator_b, "mediator_b")],
+    )
     y, m = (np.concatenate([values - values.mean() for values in arms]) for arms in (outcomes, mediators))
     if len(y) != len(m) or len(y) < 4 or not m @ m:
-        raise InputError(f"a mediator must vary within arms, one number a run, got {len(m)} for {len(y)} runs: run more seeds")
+        raise InputError(
+            f"a mediator must vary within arms, one number a run, got {len(m)} for {len(y)} runs: run more seeds"
+        )
     slope, apart, df = y @ m / (m @ m), mediators[0].mean() - mediators[1].mean(), len(y) - 3
     variance = np.square(y - slope * m).sum() / df
     of_slope, total = variance / (m @ m), effect(*outcomes, confidence=confidence)
-    shares = [(apart**2 * of_slope, df), *((slope**2 * values.var(ddof=1) / len(values), len(values) - 1) for values in mediators)]
+    shares = [
+        (apart**2 * of_slope, df),
+        *((slope**2 * values.var(ddof=1) / len(values), len(values) - 1) for values in mediators),
+    ]
     through = sum(share for share, _ in shares)  # of the slope, and of both means of the mediator
     of_direct = variance * sum(1 / len(arm) for arm in outcomes) + apart**2 * of_slope
     known = lambda part, square, df: _effect(float(part), float(np.sqrt(square)), df, confidence)
     mediated = known(slope * apart, through, float(through**2 / sum(share**2 / of for share, of in shares)))
-    return Mediation(total, mediated, known(total.difference - slope * apart, of_direct, df), known(slope, of_slope, df))
+    return Mediation(
+        total, mediated, known(total.difference - slope * apart, of_direct, df), known(slope, of_slope, df)
+    )
 
 # %% ../nbs/lib/31_statistics.ipynb #99980d2f
 def holm(
@@ -240,12 +267,16 @@ def power(
 ) -> float:
     "Chance that a two-sided test finds a true difference, on its side; raises `InputError` for what is no standard error, degrees of freedom or level."
     if not (error >= 0 and df > 0):
-        raise InputError(f"a power needs a standard error of at least 0 and degrees of freedom above 0, got {error!r} and {df!r}")
+        raise InputError(
+            f"a power needs a standard error of at least 0 and degrees of freedom above 0, got {error!r} and {df!r}"
+        )
     limit = t_quantile(df, 1 - _share(alpha, "alpha"))
     if not error:
         return float(difference != 0)
     apart = abs(difference) / error
-    missed = special.nctdtr(df, apart, limit) if apart < 1000 else np.nan  # nan also where the series gives up, always far from the limit
+    missed = (
+        special.nctdtr(df, apart, limit) if apart < 1000 else np.nan
+    )  # nan also where the series gives up, always far from the limit
     return float(special.chdtr(df, df * (apart / limit) ** 2) if np.isnan(missed) else 1 - missed)
 
 
@@ -260,7 +291,9 @@ def detectable(
         return 0.0
     lacking = lambda d: wanted - power(d * error, error, df, alpha)
     if not (error > 0 and lacking(0) > 0 > lacking(29)):
-        raise InputError(f"no difference is found with a power of {wanted!r}, at a standard error of {error!r} with {df!r} degrees of freedom and alpha {alpha!r}")
+        raise InputError(
+            f"no difference is found with a power of {wanted!r}, at a standard error of {error!r} with {df!r} degrees of freedom and alpha {alpha!r}"
+        )
     return float(optimize.brentq(lacking, 0, 29) * error)
 
 # %% ../nbs/lib/31_statistics.ipynb #46a7cc1b
@@ -297,9 +330,13 @@ def image_variance(
 ) -> tuple[float, float]:  # variance of the contrast of accuracies (shares), and its degrees of freedom
     "The variance of a contrast of accuracies that is due to which images were in the test set; raises `InputError` where they are not the same for all."
     arms = [_numbers(arm) for arm in arms]
-    unlike = lambda arm: arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] or not np.isfinite(arm).all()
+    unlike = lambda arm: (
+        arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] or not np.isfinite(arm).all()
+    )
     if not arms or len(arms) != len(weights) or any(map(unlike, arms)) or arms[0].shape[1] < 2:
-        raise InputError(f"each arm needs a weight and decisions [S, N] on the same images, at least two, got {len(weights)} for {[list(arm.shape) for arm in arms]}")
+        raise InputError(
+            f"each arm needs a weight and decisions [S, N] on the same images, at least two, got {len(weights)} for {[list(arm.shape) for arm in arms]}"
+        )
     per_image = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
     of_seeds = sum(w**2 * arm.var(0, ddof=1).mean() / len(arm) for w, arm in zip(weights, arms) if len(arm) > 1)
     return float(max(0.0, per_image.var(ddof=1) - of_seeds) / per_image.size), float(per_image.size - 1)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from .errors import InputError, whole_number
 from .files import locked, sha256, sweep, writable_folder, written
-from .specs import Spec, differences, from_dict, identity, to_dict
 from .sources import reason
+from .specs import Spec, differences, from_dict, identity, to_dict
 from .workers import PATIENCE, cluster_device, cluster_pool, died, spare_cores, workers_pool
 
 # %% ../nbs/lib/37_store.ipynb #5e9cc792
@@ -55,12 +55,22 @@ def write_net(
     from safetensors.torch import save
 
     key = trained.spec.key
-    tensors = {f"{epoch}/{name}": value for epoch, weights in trained.weights.items() for name, value in weights.items()}
+    tensors = {
+        f"{epoch}/{name}": value for epoch, weights in trained.weights.items() for name, value in weights.items()
+    }
     with written(folder / f"{key}.safetensors") as part:
         part.write_bytes(save(tensors | {"test_correct": trained.test_correct}))
-    record = trained.record | {"spec": to_dict(trained.spec), "identity": identity(trained.spec), "shape": trained.shape}
+    record = trained.record | {
+        "spec": to_dict(trained.spec),
+        "identity": identity(trained.spec),
+        "shape": trained.shape,
+    }
     record |= {"history": trained.history.astype(object).where(trained.history.notna(), None).to_dict("records")}
-    record |= {"diverged_at": trained.diverged_at, "diverged_step": trained.diverged_step, "sha256": sha256(folder / f"{key}.safetensors")}
+    record |= {
+        "diverged_at": trained.diverged_at,
+        "diverged_step": trained.diverged_step,
+        "sha256": sha256(folder / f"{key}.safetensors"),
+    }
     with written(folder / f"{key}.json") as part:
         part.write_text(json.dumps({"sha256": digest(record), "record": record}, indent=1), encoding="utf-8")
 
@@ -99,7 +109,9 @@ def read_net(
     known = ("spec", "history", "diverged_at", "diverged_step", "shape", "sha256")
     rest = {name: value for name, value in record.items() if name not in known}
     step = record.get("diverged_step")  # older records have the epoch alone
-    return Trained(from_dict(record["spec"]), history, record["diverged_at"], test_correct, weights, record["shape"], rest, step)
+    return Trained(
+        from_dict(record["spec"]), history, record["diverged_at"], test_correct, weights, record["shape"], rest, step
+    )
 
 # %% ../nbs/lib/37_store.ipynb #ed4072b2
 def problem(folder: Path, key: str) -> str | None:
@@ -164,7 +176,9 @@ class FailedTraining(RuntimeError):
         super().__init__(f"{len(failures)} nets were not trained\n" + "\n".join(lines))
 
 # %% ../nbs/lib/37_store.ipynb #3eec3490
-def _outcomes(folder: Path, specs: list[Spec], workers: int, scheduler: str | None) -> Iterator[tuple[Spec, str | None]]:
+def _outcomes(
+    folder: Path, specs: list[Spec], workers: int, scheduler: str | None
+) -> Iterator[tuple[Spec, str | None]]:
     "Train specs, here, by worker processes or by those of a cluster, and say how each went."
     from fmm_nb.training import programs, usual_device
 
@@ -268,7 +282,11 @@ def _train(root: Path, specs: list[Spec], workers: int, scheduler: str | None = 
     folder = writable_folder(root).resolve()  # a worker of a cluster has another working directory
     with locked(folder / "store.lock"):  # a folder without locks is refused before any work
         pass
-    failures = {spec: text for spec, text in _outcomes(folder, list({spec.key: spec for spec in specs}.values()), workers, scheduler) if text}
+    failures = {
+        spec: text
+        for spec, text in _outcomes(folder, list({spec.key: spec for spec in specs}.values()), workers, scheduler)
+        if text
+    }
     if failures:
         raise FailedTraining(failures)
 

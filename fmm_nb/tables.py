@@ -37,14 +37,18 @@ def read_rows(
         with warnings.catch_warnings():  # newer versions of pandas read precisely unasked, and say so
             warnings.simplefilter("ignore")
             content = path.read_bytes()
-            rows = pd.read_csv(io.BytesIO(content), float_precision="round_trip", dtype={"key": str, "fingerprint": str})
+            rows = pd.read_csv(
+                io.BytesIO(content), float_precision="round_trip", dtype={"key": str, "fingerprint": str}
+            )
         expected = _seal(path).read_bytes().split() if _seal(path).exists() else None
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} cannot be read as CSV ({reason(error)}){REMEDY}") from error
     if expected is not None and hashlib.sha256(content).hexdigest().encode() not in expected:
         raise InputError(f"{path} was altered: its checksum is not in {_seal(path).name}{REMEDY}")
     if not {"key", "measure_version", "model", "data", "seed", "precision"} <= set(rows.columns):
-        raise InputError(f"{path} is no table of results: it lacks columns that every row has, such as key, model and data")
+        raise InputError(
+            f"{path} is no table of results: it lacks columns that every row has, such as key, model and data"
+        )
     return rows
 
 # %% ../nbs/lib/44_tables.ipynb #3839eaf1
@@ -67,7 +71,9 @@ def _whole(path: Path) -> pd.DataFrame:
     except InputError as error:
         aside = path.with_suffix(".damaged")
         os.replace(path, aside)
-        warnings.warn(f"{str(error).removesuffix(REMEDY)}; it was put aside as {aside.name}, and is measured anew", stacklevel=4)
+        warnings.warn(
+            f"{str(error).removesuffix(REMEDY)}; it was put aside as {aside.name}, and is measured anew", stacklevel=4
+        )
         return read_rows(path)
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .batches import Parts, parts, test_inputs
 from .data import ImageSet, load
 from .errors import whole_number
-from .loop import Trained, Training, build, arithmetic, diverged_step, run
+from .loop import Trained, Training, arithmetic, build, diverged_step, run
 from .sensitivity import input_unit
 from .specs import Protocol, Spec
 from .workers import cores, workers_pool
@@ -32,7 +32,9 @@ def train(
     spec: Spec,
     images: ImageSet,  # the whole set: `spec.n_train` is applied here
     device: str | None = None,  # None: a GPU where there is one
-    checkpoint: str | Path | None = None,  # a file: an interrupted training goes on from there; it stays when all is done
+    checkpoint: str
+    | Path
+    | None = None,  # a file: an interrupted training goes on from there; it stays when all is done
 ) -> Trained:
     "Train one net, with a progress bar on a terminal; torch's threads and generator are left as they were."
     device = device or usual_device()
@@ -52,7 +54,9 @@ def usual_device() -> str:
 def _bar(spec: Spec, which: str) -> tqdm:
     "A progress bar over epochs; a worker leaves the line to the bar of the whole run."
     quiet = True if parent_process() else None
-    return tqdm(total=spec.protocol.epochs, desc=f"{spec.model} {spec.data} {which}", unit="epoch", disable=quiet, leave=False)
+    return tqdm(
+        total=spec.protocol.epochs, desc=f"{spec.model} {spec.data} {which}", unit="epoch", disable=quiet, leave=False
+    )
 
 
 def _finished(training: Training) -> Trained:
@@ -60,7 +64,16 @@ def _finished(training: Training) -> Trained:
     record = {"data": training.parts.name, "fingerprint": training.parts.fingerprint, "precision": training.precision}
     record |= {"torch": torch.__version__, "device": training.device, "seconds": round(training.seconds, 2)}
     history = pd.DataFrame(training.history)
-    return Trained(training.spec, history, training.diverged_at, training.test_correct, training.kept, training.parts.shape, record, diverged_step(training))
+    return Trained(
+        training.spec,
+        history,
+        training.diverged_at,
+        training.test_correct,
+        training.kept,
+        training.parts.shape,
+        record,
+        diverged_step(training),
+    )
 
 # %% ../nbs/lib/36_training.ipynb #199bc7cb
 def net_and_images(
@@ -90,18 +103,25 @@ def train_many(
     images: ImageSet,
     device: str | None = None,  # None: a GPU where there is one
     workers: int | None = None,  # processes on a CPU; None: one a core
-    checkpoints: str | Path | None = None,  # a folder: interrupted trainings go on from the files of their keys; these stay when all is done
+    checkpoints: str
+    | Path
+    | None = None,  # a folder: interrupted trainings go on from the files of their keys; these stay when all is done
 ) -> list[Trained]:  # in the order of `specs`
     "Train several nets; a script that calls this with more than one worker guards its main module."
     workers = cores() if workers is None else whole_number("workers", workers)
-    device, files = device or usual_device(), checkpoints and {spec: Path(checkpoints, f"{spec.key}.checkpoint") for spec in specs}
+    device, files = (
+        device or usual_device(),
+        checkpoints and {spec: Path(checkpoints, f"{spec.key}.checkpoint") for spec in specs},
+    )
     if device != "cpu":
         return _abreast(specs, images, device, files)
     if workers == 1 or len(specs) < 2:
         return _one_by_one(specs, images, files)
     turns = [specs[first::workers] for first in range(min(workers, len(specs)))]
     with workers_pool(len(turns)) as pool:
-        found = [pickle.loads(nets) for nets in pool.map(_pickled, [pickle.dumps((turn, images, files)) for turn in turns])]
+        found = [
+            pickle.loads(nets) for nets in pool.map(_pickled, [pickle.dumps((turn, images, files)) for turn in turns])
+        ]
     return [found[place % len(turns)][place // len(turns)] for place in range(len(specs))]
 
 
@@ -143,7 +163,10 @@ def _group(specs: list[Spec], shared: Parts, device: str, files: dict[Spec, Path
 
     trainings = [Training(spec, shared, device) for spec in specs]
     try:
-        with arithmetic(), _bar(specs[0], f"and {len(specs) - 1} more" if len(specs) > 1 else f"seed {specs[0].seed}") as bar:
+        with (
+            arithmetic(),
+            _bar(specs[0], f"and {len(specs) - 1} more" if len(specs) > 1 else f"seed {specs[0].seed}") as bar,
+        ):
             run_together(trainings, bar.update, files)
     except torch.cuda.OutOfMemoryError:
         if len(specs) == 1:

@@ -55,7 +55,9 @@ def chord(x1: Tensor, x2: Tensor, points: int = 256) -> Tensor:  # [P, C, H, W]
 def _blended(weights: Tensor, *images: Tensor) -> Tensor:
     "Weightings [P, A] of A images."
     if any(not isinstance(image, Tensor) or image.shape != images[0].shape for image in images):
-        raise InputError(f"images of a path are tensors of one shape [C, H, W], got {[f'{type(image).__name__} {list(np.shape(image))}' for image in images]}")
+        raise InputError(
+            f"images of a path are tensors of one shape [C, H, W], got {[f'{type(image).__name__} {list(np.shape(image))}' for image in images]}"
+        )
     stacked = float_images(torch.stack([x[0] if x.ndim == 4 and len(x) == 1 else x for x in images]))
     return torch.einsum("pa,achw->pchw", weights.to(stacked), stacked)
 
@@ -68,7 +70,11 @@ class Paths:
     images: Tensor  # [T, A, C, H, W]
 
     def __post_init__(self):
-        if self.images.ndim != 5 or not self.images.is_floating_point() or self.weights.shape[1:] != self.images.shape[1:2]:
+        if (
+            self.images.ndim != 5
+            or not self.images.is_floating_point()
+            or self.weights.shape[1:] != self.images.shape[1:2]
+        ):
             given = f"{list(self.weights.shape)} and {self.images.dtype} {list(self.images.shape)}"
             raise InputError(f"paths are weights [P, A] and float images [T, A, C, H, W], got {given}")
 
@@ -99,10 +105,16 @@ def triples(
     members = [np.flatnonzero(values == label) for label in np.unique(values)]
     members = [places for places in members if len(places) >= 3 // classes]
     if len(members) < classes:
-        raise InputError(f"{kind} triples need {classes} classes with at least {3 // classes} images, got {len(members)}")
+        raise InputError(
+            f"{kind} triples need {classes} classes with at least {3 // classes} images, got {len(members)}"
+        )
     chance = stream(whole_number("seed", seed, 0), kind, "triples")
-    chosen = (c for _ in range(whole_number("count", count)) for c in chance.choice(len(members), classes, replace=False))
-    return torch.tensor(np.array([chance.choice(members[c], 3 // classes, replace=False) for c in chosen]).reshape(-1, 3))
+    chosen = (
+        c for _ in range(whole_number("count", count)) for c in chance.choice(len(members), classes, replace=False)
+    )
+    return torch.tensor(
+        np.array([chance.choice(members[c], 3 // classes, replace=False) for c in chosen]).reshape(-1, 3)
+    )
 
 # %% ../nbs/lib/27_trajectories.ipynb #0cd270c1
 @torch.no_grad()
@@ -124,7 +136,9 @@ def curves(
     with ExitStack() as modes:
         for one in nets:
             modes.enter_context(evaluation(one))
-        for part in in_batches(len(path), fitting_size(batch_size, path.images if isinstance(path, Paths) else path), "curves"):
+        for part in in_batches(
+            len(path), fitting_size(batch_size, path.images if isinstance(path, Paths) else path), "curves"
+        ):
             points = path[part]
             of_path = torch.arange(part.start, part.stop) // (len(path) // paths)
             for one, rows in zip(nets, found):
@@ -146,12 +160,22 @@ def at_images(logits: Tensor, labels: Tensor) -> dict[str, float]:
     "From logits [T, 3, K] and labels [T, 3] the shares of images classified correctly, and of class neurons highest at their own image."
     finite = logits.isfinite().all(-1)
     own = logits.gather(2, labels[:, None, :].expand(-1, 3, -1))  # [T, image, the class of which image]
-    found = {"share_correct": logits.argmax(-1) == labels, "share_highest_at_own_point": own.argmax(1) == torch.arange(3, device=own.device)}
+    found = {
+        "share_correct": logits.argmax(-1) == labels,
+        "share_highest_at_own_point": own.argmax(1) == torch.arange(3, device=own.device),
+    }
     return {name: (right & finite).double().mean().item() for name, right in found.items()}
 
 # %% ../nbs/lib/27_trajectories.ipynb #f3333fc1
 # points that each measure needs; the variation of the slope grows further, there it is a convention
-SAMPLING = {"beyond_linear": 30, "high_harmonics": 120, "spectral_centroid": 120, "range": 120, "arc": 120, "arc_over_range": 120}
+SAMPLING = {
+    "beyond_linear": 30,
+    "high_harmonics": 120,
+    "spectral_centroid": 120,
+    "range": 120,
+    "arc": 120,
+    "arc_over_range": 120,
+}
 SAMPLING |= {"slope_at_points": 256, "slope_variation": 2048, "slope_variation_over_range": 2048}
 HIGHEST = 8  # harmonic; what is above counts as high
 
@@ -163,18 +187,26 @@ def roughness(
     "Measures of each curve, raw and free of scale; slopes are per radian, on a chord per its length."
     least = 2 * HIGHEST + 2
     if curve.ndim < 2 or curve.shape[-2] < least or not curve.numel():
-        raise InputError(f"curves are [P, K] with at least {least} points, got {list(curve.shape)}; SAMPLING says how many each measure needs")
+        raise InputError(
+            f"curves are [P, K] with at least {least} points, got {list(curve.shape)}; SAMPLING says how many each measure needs"
+        )
     curve = curve.double()
     step = 2 * pi / curve.shape[-2] if closed else 1 / (curve.shape[-2] - 1)
     around = lambda values: torch.cat([values, values[..., :1, :]], -2) if closed else values
     slope = around(curve).diff(dim=-2) / step
     span = curve.amax(-2) - curve.amin(-2)
     scale = torch.where((span > 0) & span.isfinite(), span, torch.nan)
-    found = {"range": span, "arc": slope.abs().sum(-2) * step, "slope_variation": around(slope).diff(dim=-2).abs().sum(-2)}
+    found = {
+        "range": span,
+        "arc": slope.abs().sum(-2) * step,
+        "slope_variation": around(slope).diff(dim=-2).abs().sum(-2),
+    }
     found |= {f"{name}_over_range": found[name] / scale for name in ("arc", "slope_variation")}
     shape = curve / (scale / 2 / torch.frexp(scale).mantissa)[..., None, :]  # a power of two, so that squares have room
     if not closed:
-        return found | {"beyond_linear": _unexplained(shape, 1).square().sum(-2) / _unexplained(shape, 0).square().sum(-2)}
+        return found | {
+            "beyond_linear": _unexplained(shape, 1).square().sum(-2) / _unexplained(shape, 0).square().sum(-2)
+        }
     return found | _spectrum(shape) | {"slope_at_points": _near_images(slope.abs()) / scale}
 
 # %% ../nbs/lib/27_trajectories.ipynb #171c1154
@@ -185,7 +217,11 @@ def _spectrum(curve: Tensor) -> dict[str, Tensor]:
     energy[..., : (points - 1) // 2, :] *= 2
     share = energy / energy.sum(-2, keepdim=True)
     order = torch.arange(1, energy.shape[-2] + 1, dtype=share.dtype, device=share.device)[:, None]
-    return {"beyond_linear": share[..., 1:, :].sum(-2), "high_harmonics": share[..., HIGHEST:, :].sum(-2), "spectral_centroid": (share * order).sum(-2)}
+    return {
+        "beyond_linear": share[..., 1:, :].sum(-2),
+        "high_harmonics": share[..., HIGHEST:, :].sum(-2),
+        "spectral_centroid": (share * order).sum(-2),
+    }
 
 
 def _near_images(slope: Tensor) -> Tensor:
@@ -207,9 +243,13 @@ def _switches(model: nn.Module, trunk: bool) -> dict[str, nn.Module]:
     gates = () if not trunk else gates_of(model)
     kinds = nn.ReLU if trunk else (nn.ReLU, nn.MaxPool2d)
     outside = ((name, m) for name, m in model.named_modules() if not any(name.startswith(f"{gate}.") for gate in gates))
-    found = {name: m for name, m in outside if isinstance(m, kinds) or isinstance(m, Gated) and isinstance(m.gate, ReLUGate)}
+    found = {
+        name: m for name, m in outside if isinstance(m, kinds) or isinstance(m, Gated) and isinstance(m.gate, ReLUGate)
+    }
     if trunk and not found:
-        raise InputError(f"{type(model).__name__} has no ReLU on its trunk, as nn.ReLU or as a gated unit: nothing switches")
+        raise InputError(
+            f"{type(model).__name__} has no ReLU on its trunk, as nn.ReLU or as a gated unit: nothing switches"
+        )
     return found
 
 
@@ -217,7 +257,9 @@ def _state(module: nn.Module, x: Tensor) -> Tensor:
     "Which units of a ReLU are on, or which pixels a max-pool takes."
     if not isinstance(module, nn.MaxPool2d):
         return x > 0
-    return F.max_pool2d(x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True)[1]
+    return F.max_pool2d(
+        x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True
+    )[1]
 
 
 @contextmanager
@@ -249,11 +291,18 @@ def transitions(
     batch_size = fitting_size(batch_size, path.images if isinstance(path, Paths) else path)
     with _watched(_switches(model, trunk=True), _state) as seen, evaluation(model):
         ways = [range(len(path))[part] for part in in_batches(len(path), points, "transitions")]
-        found = [_switched(model, (path[i : min(i + batch_size, way.stop)] for i in way[::batch_size]), seen, closed, per_unit) for way in ways]
+        found = [
+            _switched(
+                model, (path[i : min(i + batch_size, way.stop)] for i in way[::batch_size]), seen, closed, per_unit
+            )
+            for way in ways
+        ]
     return found if isinstance(path, Paths) else found[0]
 
 
-def _switched(model: nn.Module, batches: Iterator[Tensor], seen: dict[str, Tensor], closed: bool, per_unit: bool) -> dict[str, float]:
+def _switched(
+    model: nn.Module, batches: Iterator[Tensor], seen: dict[str, Tensor], closed: bool, per_unit: bool
+) -> dict[str, float]:
     "As `transitions`, along one path that comes in batches."
     counts, first, last = {}, {}, {}
     for points in batches:
@@ -295,7 +344,9 @@ def piece(
     with evaluation(model):
         with rewired({module: partial(_noted, module, seen) for module, seen in states.items()}), torch.no_grad():
             model(x.clone())
-        with rewired({module: partial(_held, module, cycle(seen)) for module, seen in states.items()}):  # each of its calls within a pass has its own state
+        with rewired(
+            {module: partial(_held, module, cycle(seen)) for module, seen in states.items()}
+        ):  # each of its calls within a pass has its own state
             yield model
 
 
@@ -322,7 +373,9 @@ def linear_residual(
 ) -> Tensor:  # [K]
     "How far each logit of the piece at `x` is from the best polynomial, largest distance over range; NaN for one that does not change."
     if float_images(x).dtype != torch.float64 or x.shape != direction.shape or len(x) != 1:
-        raise InputError(f"image and direction must be float64 [1, C, H, W], got {x.dtype} {list(x.shape)} and {list(direction.shape)}")
+        raise InputError(
+            f"image and direction must be float64 [1, C, H, W], got {x.dtype} {list(x.shape)} and {list(direction.shape)}"
+        )
     whole_number("degree", degree, least=0, most=127)  # of a higher one, nothing could be left at 129 points
     steps = torch.linspace(-1, 1, 129, dtype=x.dtype, device=x.device)[:, None, None, None]
     with piece(model, x):

@@ -30,7 +30,11 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 # %% ../nbs/lib/22_unification.ipynb #80642b35
-ACTIVATIONS = {"ReLU": (ReLUGate, F.relu), "Swish": (SwishGate, F.silu), "SIREN": (SineGate, lambda x: torch.sin(30 * x))}
+ACTIVATIONS = {
+    "ReLU": (ReLUGate, F.relu),
+    "Swish": (SwishGate, F.silu),
+    "SIREN": (SineGate, lambda x: torch.sin(30 * x)),
+}
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
@@ -53,11 +57,20 @@ def coupling(
     x = torch.randn(channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     module = randomised(module)
     jacobian = torch.func.jacrev(lambda x: module(x[None])[0])(x).reshape(channels, size**2, channels, size**2).abs()
-    same_channel, same_place = torch.eye(channels, dtype=torch.bool)[:, None, :, None], torch.eye(size**2, dtype=torch.bool)[None, :, None]
+    same_channel, same_place = (
+        torch.eye(channels, dtype=torch.bool)[:, None, :, None],
+        torch.eye(size**2, dtype=torch.bool)[None, :, None],
+    )
     return tuple(bool((jacobian * where > 1e-12).any()) for where in (~same_channel & same_place, ~same_place))
 
 # %% ../nbs/lib/22_unification.ipynb #5904af4c
-SEEN = {"relu": (False, False), "swish": (False, False), "sine": (False, False), "atac": (True, False), "se": (True, True)}  # as the slides say
+SEEN = {
+    "relu": (False, False),
+    "swish": (False, False),
+    "sine": (False, False),
+    "atac": (True, False),
+    "se": (True, True),
+}  # as the slides say
 
 # %% ../nbs/lib/22_unification.ipynb #6625b760
 def swish_error(channels: int = 8) -> float:
@@ -85,7 +98,9 @@ def spatial_variances(model: str) -> dict[str, float]:
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for name, gated in gates_of(net).items():
         if gated.gate.sees != "element":
-            keep = lambda _, inputs, output, name=name: found.update({name: float((output / inputs[0]).flatten(2).var(2, correction=0).mean())})
+            keep = lambda _, inputs, output, name=name: found.update(
+                {name: float((output / inputs[0]).flatten(2).var(2, correction=0).mean())}
+            )
             gated.register_forward_hook(keep)
     with torch.no_grad():
         net(x)
@@ -109,7 +124,10 @@ def usage(model: str) -> dict[str, int]:
 # %% ../nbs/lib/22_unification.ipynb #ccb2475e
 def checks() -> dict[str, float]:
     "The columns that decide the exact claims: 1 where a check held, and what it was made on."
-    errors, variance = identity_errors(), {model: spatial_variances(model).values() for model in ("senet_b1", "resnet_b1_atac")}
+    errors, variance = (
+        identity_errors(),
+        {model: spatial_variances(model).values() for model in ("senet_b1", "resnet_b1_atac")},
+    )
     seen = {name: coupling(unit(name, 16)) for name in SEEN}
     blind, moved = blind_direction()
     return {
@@ -133,13 +151,23 @@ ABOUT = {  # unit: (formula of X', source, what the gate looks at, one weight fo
     "atac": ("σ(BN W₂ ReLU BN W₁ x) x", "Dai et al. 2020", "channels of the place", "an element"),
     "se_activation": ("σ(BN W₂ ReLU BN W₁ x̄) x", "Dai et al. 2020", "channels' means", "a channel"),
     "nin": ("ReLU BN W₂ ReLU BN W₁ x, no gate", "reconstruction", "channels of the place", "—"),
-    "local_se": ("σ(BN W₂ ReLU BN W₁ x) x, r = 1, once a block", "reconstruction", "channels of the place", "an element"),
+    "local_se": (
+        "σ(BN W₂ ReLU BN W₁ x) x, r = 1, once a block",
+        "reconstruction",
+        "channels of the place",
+        "an element",
+    ),
     "se": ("σ(W₂ ReLU W₁ x̄) x", "Hu et al. 2018", "channels' means", "a channel"),
     "eca": ("σ(w∗x̄) x, along channels", "Wang et al. 2020", "near channels' means", "a channel"),
     "gct": ("(1 + tanh(γ ‖x‖/rms‖x‖ + β)) x", "Yang et al. 2020", "channels' norms", "a channel"),
     "ge_theta": ("σ(BN(d∗x), spread) x", "Hu et al. 2018", "3×3 of its channel", "2×2 places"),
     "global_context": ("σ(W₂ ReLU LN W₁ Σ softmax(kx) x) x", "Cao et al. 2019", "a weighted mean", "a channel"),
-    "cbam": ("σ(7×7 of max, mean) σ(MLP mean + MLP max) x", "Woo et al. 2018", "means, maxima, 7×7", "a channel, a place"),
+    "cbam": (
+        "σ(7×7 of max, mean) σ(MLP mean + MLP max) x",
+        "Woo et al. 2018",
+        "means, maxima, 7×7",
+        "a channel, a place",
+    ),
     "scse": ("max(σ(W₂ ReLU W₁ x̄) x, σ(kx) x)", "Roy et al. 2018", "means, the place", "an element"),
     "simam": ("σ(d²/4(v + λ) + ½) x", "Yang et al. 2021", "its channel", "an element"),
     "residual_attention": ("(1 + σ(hourglass x)) x", "Wang et al. 2017", "a coarse map", "an element"),
@@ -163,6 +191,25 @@ def about(channels: int = 64, size: int = 8) -> pd.DataFrame:
         parameters = sum(p.numel() for p in made.parameters())
         macs = count_macs(made, (channels, size, size)) / size**2 if parameters else 0.0
         couples = coupling(unit(name, 16))
-        rows.append({"unit": name, "X′": formula, "source": source, "looks at": context, "one weight for": shared, "parameters": parameters, "MACs a place": macs} | dict(zip(("channels", "places"), couples)))
-    rows.append({"unit": "deformable kernels", "X′": "w∗x read at places that X gives; no code here", "source": "Gao et al. 2020", "looks at": "the map", "one weight for": "—"})
+        rows.append(
+            {
+                "unit": name,
+                "X′": formula,
+                "source": source,
+                "looks at": context,
+                "one weight for": shared,
+                "parameters": parameters,
+                "MACs a place": macs,
+            }
+            | dict(zip(("channels", "places"), couples))
+        )
+    rows.append(
+        {
+            "unit": "deformable kernels",
+            "X′": "w∗x read at places that X gives; no code here",
+            "source": "Gao et al. 2020",
+            "looks at": "the map",
+            "one weight for": "—",
+        }
+    )
     return pd.DataFrame(rows)

@@ -30,7 +30,10 @@ def unit_row(trained) -> dict:
     "Last epoch, best epoch, parameters, and the options of the net; on a canvas the accuracy for each size."
     spec, row = trained.spec, last_epoch(trained)
     seen = trained.history.test_accuracy.dropna() if spec.protocol.evaluate and trained.diverged_at is None else []
-    row |= {"best_epoch_accuracy_percent": 100 * max(seen, default=np.nan), "parameters": count_parameters(trained.model())}
+    row |= {
+        "best_epoch_accuracy_percent": 100 * max(seen, default=np.nan),
+        "parameters": count_parameters(trained.model()),
+    }
     row |= {"epochs": spec.protocol.epochs, "canvas": spec.protocol.canvas} | spec.options
     return row | by_size(trained) if spec.protocol.canvas else row
 
@@ -53,7 +56,11 @@ def beside_reported(
 # %% ../nbs/lib/62_unit_rows.ipynb #b4f96481
 def best_epochs(rows: pd.DataFrame) -> pd.DataFrame:
     "The last epoch and the best on the test set, mean over the nets of each kind; those of which only the last is known are left out."
-    columns = {"parameters": "parameters", "test_accuracy_percent": "last epoch (%)", "best_epoch_accuracy_percent": "best epoch (%)"}
+    columns = {
+        "parameters": "parameters",
+        "test_accuracy_percent": "last epoch (%)",
+        "best_epoch_accuracy_percent": "best epoch (%)",
+    }
     known = rows.dropna(subset="best_epoch_accuracy_percent").groupby(["data", "model"], sort=False)
     table = known[list(columns)].mean().reset_index().rename(columns=columns)
     return table.assign(**{"added (points)": table["best epoch (%)"] - table["last epoch (%)"]})
@@ -71,4 +78,6 @@ def by_depth(
 
 def at_depths(rows: pd.DataFrame, contrast: str, column: str = "test_accuracy_percent") -> str:
     "As `by_depth`, for a sentence."
-    return ", ".join(f"{as_difference(effect)} at b = {blocks}" for blocks, effect in by_depth(rows, contrast, column).items()) or as_difference(None)
+    return ", ".join(
+        f"{as_difference(effect)} at b = {blocks}" for blocks, effect in by_depth(rows, contrast, column).items()
+    ) or as_difference(None)

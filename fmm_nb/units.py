@@ -149,7 +149,11 @@ class MeanMaxGate(nn.Module):
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         hidden = max(channels // reduction, 1)
-        self.squeeze, self.activation, self.excite = nn.Linear(channels, hidden), Gated(ReLUGate()), nn.Linear(hidden, channels)
+        self.squeeze, self.activation, self.excite = (
+            nn.Linear(channels, hidden),
+            Gated(ReLUGate()),
+            nn.Linear(hidden, channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         both = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
@@ -207,7 +211,12 @@ class HourglassGate(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        hidden, layer = max(channels // 4, 1), lambda i, o, k: nn.Sequential(nn.BatchNorm2d(i), Gated(ReLUGate()), nn.Conv2d(i, o, k, padding=k // 2, bias=False))
+        hidden, layer = (
+            max(channels // 4, 1),
+            lambda i, o, k: nn.Sequential(
+                nn.BatchNorm2d(i), Gated(ReLUGate()), nn.Conv2d(i, o, k, padding=k // 2, bias=False)
+            ),
+        )
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.coarse = nn.Sequential(layer(channels, hidden, 1), layer(hidden, hidden, 3), layer(hidden, channels, 1))
         self.fine = nn.Sequential(layer(channels, channels, 1), layer(channels, channels, 1))

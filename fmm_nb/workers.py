@@ -53,7 +53,12 @@ def fork_server(
     return context
 
 # %% ../nbs/lib/10_workers.ipynb #5bf183d9
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**26)}
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 
 
 @contextmanager
@@ -62,7 +67,10 @@ def environment(
 ) -> Iterator[None]:
     "Within the block this process, and those that start, have these environment variables; what was there comes back."
     before = {name: os.environ.get(name) for name in values}
-    set_ = lambda given: [os.environ.pop(name, None) if value is None else os.environ.update({name: value}) for name, value in given.items()]
+    set_ = lambda given: [
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        for name, value in given.items()
+    ]
     set_(values)
     try:
         yield
@@ -101,7 +109,10 @@ def end_with_parent() -> None:
 def workers_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     "A pool of processes, see `ending`: a training that is cut off goes on from its checkpoint."
     context = fork_server("fmm_nb.training")
-    with environment(WORKER_ENVIRONMENT), ending(ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)) as pool:
+    with (
+        environment(WORKER_ENVIRONMENT),
+        ending(ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)) as pool,
+    ):
         yield pool
 
 # %% ../nbs/lib/10_workers.ipynb #e178a95f
@@ -184,7 +195,9 @@ def spread(
                 yield place, function(item)
 
 # %% ../nbs/lib/10_workers.ipynb #2f180ae6
-def _by_workers(function: bytes, waiting: deque, workers: int, hold: Callable[[int], int]) -> Iterator[tuple[int, object]]:
+def _by_workers(
+    function: bytes, waiting: deque, workers: int, hold: Callable[[int], int]
+) -> Iterator[tuple[int, object]]:
     "As `spread`, by workers alone, as many at a time as there are cores."
     running, errors = {}, {}
     try:
@@ -311,21 +324,27 @@ def _client(address: str, patience: float):
     try:
         return Client(address, timeout=patience, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"no scheduler answers at {address!r} ({type(error).__name__}); dask scheduler starts one and says its address") from error
+        raise InputError(
+            f"no scheduler answers at {address!r} ({type(error).__name__}); dask scheduler starts one and says its address"
+        ) from error
 
 # %% ../nbs/lib/10_workers.ipynb #698840ad
 def _check_workers(client, folder: Path) -> None:
     "Raise `InputError` unless each worker that is there can train for a store."
     address = client.scheduler.address
     if several := [worker for worker, threads in client.nthreads().items() if threads > 1]:
-        raise InputError(f"{several[0]} has several threads, and torch has one generator a process: start it with dask worker {address} --nthreads 1 --nworkers 4")
+        raise InputError(
+            f"{several[0]} has several threads, and torch has one generator a process: start it with dask worker {address} --nthreads 1 --nworkers 4"
+        )
     with locked(folder / "cluster.lock"):
         try:
             found = client.run(_sees_lock, str(folder / "cluster.lock"))
         except Exception as error:
             raise InputError(f"the workers of {address} cannot run fmm_nb ({error}): install it there too") from error
     if apart := [worker for worker, sees in found.items() if not sees]:
-        raise InputError(f"{apart[0]} does not find {folder} with its locks: workers must share it, on a file system whose locks (flock) hold between machines")
+        raise InputError(
+            f"{apart[0]} does not find {folder} with its locks: workers must share it, on a file system whose locks (flock) hold between machines"
+        )
 
 
 def _sees_lock(path: str) -> bool:

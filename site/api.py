@@ -1,4 +1,5 @@
 "Pages of the API, one a module, read from the source (nothing is imported): signatures, comments, docstrings."
+
 import ast
 import re
 
@@ -109,9 +110,15 @@ def cls(module, node):
     rows = parameters(module, made, ["self"]) if made else fields(module, node)
     parts = [python("class " + (call(node.name, rows) if rows else node.name)), doc(node), table(rows)]
     for m in methods:
-        if not m.name.startswith("_") and ast.get_docstring(m):  # forward and the like say nothing that the class does not
+        if not m.name.startswith("_") and ast.get_docstring(
+            m
+        ):  # forward and the like say nothing that the class does not
             is_property = any(module.text(d) in {"property", "cached_property"} for d in m.decorator_list)
-            text = python(f".{m.name}") + "\n" + doc(m) if is_property else function(module, m, f".{m.name}", ["self", "cls"])
+            text = (
+                python(f".{m.name}") + "\n" + doc(m)
+                if is_property
+                else function(module, m, f".{m.name}", ["self", "cls"])
+            )
             parts.append("::::{container} method\n" + text + "\n::::\n")
     return "\n".join(parts)
 
@@ -147,4 +154,3 @@ def index_page(modules):
         "# API\n\nEvery public name, read from the package. Each module has a page that explains it, shows it at work and tests it.\n\n"
         f"| module | what it is for | names |\n|---|---|---|\n{''.join(rows)}\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
     )
-

@@ -5,6 +5,7 @@
 Shows the published results, and beside them the reader's own (build/SCALE); where nothing was
 published, the reader's own. Nothing is fetched; the result works from a file:// address. A build that fails leaves the old site as it was.
 """
+
 import argparse
 import gc
 import hashlib
@@ -36,8 +37,19 @@ LOOSE = ("settings.ini", "constraints.txt", "LICENSE", "CHANGELOG.md", "CONTRIBU
 
 def inputs(scale):
     "Every file that the site is made from."
-    folders = [NBS, ROOT / "fmm_nb", ROOT / "site", DATA, *(ROOT / "build" / scale / f for f in ("notebooks", "rows", "figures"))]
-    files = [p for f in folders for p in f.rglob("*") if p.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)]
+    folders = [
+        NBS,
+        ROOT / "fmm_nb",
+        ROOT / "site",
+        DATA,
+        *(ROOT / "build" / scale / f for f in ("notebooks", "rows", "figures")),
+    ]
+    files = [
+        p
+        for f in folders
+        for p in f.rglob("*")
+        if p.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)
+    ]
     files += [ROOT / name for name in LOOSE] + [ROOT / "build" / scale / "claims.csv"]
     return sorted(p for p in files if p.exists())
 
@@ -61,7 +73,9 @@ def is_whole(notebook):
 def own(relative, scale):
     "The reader's own executed notebook, or None, and what is said of it."
     notebook = ROOT / "build" / scale / "notebooks" / relative
-    return notebook if is_whole(notebook) else None, f"your build, scale {scale}" + (": not evidence" if scale == "smoke" else "")
+    return notebook if is_whole(notebook) else None, f"your build, scale {scale}" + (
+        ": not evidence" if scale == "smoke" else ""
+    )
 
 
 def kept(relative):
@@ -70,7 +84,11 @@ def kept(relative):
     told = next((scale for scale in SCALES if has(scale, "paper.ipynb")), None)
     found = sorted((scale for scale in SCALES if has(scale, relative)), key=lambda scale: scale != told)
     more = f" (published at scale {', '.join(found[1:])}, too: data/results)" if found[1:] else ""
-    return (DATA / "results" / found[0] / "notebooks" / relative, f"published, scale {found[0]}{more}") if found else (None, "")
+    return (
+        (DATA / "results" / found[0] / "notebooks" / relative, f"published, scale {found[0]}{more}")
+        if found
+        else (None, "")
+    )
 
 
 def study(scale):
@@ -83,7 +101,13 @@ def study(scale):
         kind = "paper" if relative.name == "paper.ipynb" else "experiment"
         name = "index" if kind == "paper" else str(relative.with_suffix(""))
         (mine, mine_note), (theirs, theirs_note) = own(relative, scale), kept(relative)
-        shown, note = (theirs, theirs_note) if theirs else (mine, mine_note) if mine else (NBS / relative, f"not run here; make paper SCALE={scale} runs it")
+        shown, note = (
+            (theirs, theirs_note)
+            if theirs
+            else (mine, mine_note)
+            if mine
+            else (NBS / relative, f"not run here; make paper SCALE={scale} runs it")
+        )
         pages.append(Page(name, shown, NBS / relative, kind, note))
         if mine and theirs:
             beside.append(Page(f"build/{relative.with_suffix('')}", mine, NBS / relative, kind, mine_note))
@@ -117,9 +141,19 @@ def executing(execute):
 def places(pages):
     "What a link to a file or folder of the repository leads to."
     found = {path: f"{p.name}.ipynb" for p in reversed(pages) for path in (p.shown, p.origin)}
-    data = {DATA / "README.md": "data.md", DATA: "data.md", DATA / "results": "results.md", NBS / "experiments": "results.md"}
+    data = {
+        DATA / "README.md": "data.md",
+        DATA: "data.md",
+        DATA / "results": "results.md",
+        NBS / "experiments": "results.md",
+    }
     loose = {ROOT / f"{name}.md": f"{name.lower()}.md" for name in ("CHANGELOG", "CONTRIBUTING")}
-    return found | data | loose | {NBS / "lib": "api/index.md", ROOT / "fmm_nb": "api/index.md", ROOT / "README.md": "readme.ipynb"}
+    return (
+        found
+        | data
+        | loose
+        | {NBS / "lib": "api/index.md", ROOT / "fmm_nb": "api/index.md", ROOT / "README.md": "readme.ipynb"}
+    )
 
 
 def toctree(caption, names):
@@ -193,15 +227,19 @@ def assemble(scale, source, execute=True):
     from prep import Links, copy_name, for_both_grounds
 
     if not (NBS / "paper.ipynb").exists() or not (NBS / "index.ipynb").exists():
-        raise SystemExit("nbs/paper.ipynb and nbs/index.ipynb are needed: they are the site's start page and its read-me")
+        raise SystemExit(
+            "nbs/paper.ipynb and nbs/index.ipynb are needed: they are the site's start page and its read-me"
+        )
     (pages, beside), pages_library = study(scale), library(execute)
     everything = pages + pages_library + beside
     links = Links(ROOT, places(everything))
     with executing(execute):
         for page in pages + beside:
-            write_notebook(page, links, source, sidebar(pages + pages_library, beside, scale) if page.name == "index" else "")
+            write_notebook(
+                page, links, source, sidebar(pages + pages_library, beside, scale) if page.name == "index" else ""
+            )
         write_texts(pages + beside, pages_library, scale, links, source)
-        import furo, myst_nb.sphinx_ext, sphinx.builders.html  # noqa: E401, F401  # Sphinx takes a second to load
+        import furo  # noqa: F401  # Sphinx takes a second to load
     for page in pages_library:
         write_notebook(page, links, source)
     for path in sorted(links.files):
@@ -217,7 +255,9 @@ def render(source, target):
     "Run Sphinx; its warnings are errors."
     from sphinx.cmd.build import main as sphinx
 
-    jobs = ["-j", "3"] if sys.platform == "linux" else []  # two that write, and Sphinx itself, which hands out the pages
+    jobs = (
+        ["-j", "3"] if sys.platform == "linux" else []
+    )  # two that write, and Sphinx itself, which hands out the pages
     options = ["-q", "-W", "--keep-going", "-E", *jobs, "-c", str(ROOT / "site"), "-d", str(source / "doctrees")]
     gc.disable()  # pages are large trees full of cycles, and soon over: looking for garbage is a sixth of the work
     try:

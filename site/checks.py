@@ -1,4 +1,5 @@
 "What a finished site is held to: it asks no other machine for anything, and its own links hold."
+
 import os
 import re
 from functools import cache
@@ -6,7 +7,10 @@ from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-REMOTE_TAG = re.compile(r"<(?:script|link|img|iframe|source|video|audio|object|embed)\b[^>]*?\s(?:src|href|srcset|data)=[\"']?(?:https?:)?//[^\s>]*", re.I)
+REMOTE_TAG = re.compile(
+    r"<(?:script|link|img|iframe|source|video|audio|object|embed)\b[^>]*?\s(?:src|href|srcset|data)=[\"']?(?:https?:)?//[^\s>]*",
+    re.I,
+)
 REMOTE_STYLE = re.compile(r"url\(\s*[\"']?(?:https?:)?//[^)]*|@import\s+(?:url\()?[\"']?(?:https?:)?//\S*", re.I)
 REMOTE_DRAWING = re.compile(r"href=[\"']https?://[^\"']*", re.I)
 TAG = re.compile(r"""<[a-z](?:[^<>"']|"[^"]*"|'[^']*')*>""", re.I)
@@ -37,7 +41,9 @@ def remote(site):
 def broken(site):
     "Links of the site's pages to files or anchors that are not there: 'page: link'. Empty is right."
     files = {path.relative_to(site).as_posix() for path in Path(site).rglob("*") if path.is_file()}
-    pages = {name: Page(Path(site, name)) for name in files if name.endswith(".html") and not name.startswith("_static/")}
+    pages = {
+        name: Page(Path(site, name)) for name in files if name.endswith(".html") and not name.startswith("_static/")
+    }
 
     @cache  # most links of a page are those of the sidebar, which all pages of its folder have
     def holds(folder, link):
@@ -49,5 +55,9 @@ def broken(site):
     found = []
     for name, page in sorted(pages.items()):
         folder, own = os.path.split(name)
-        found += [f"{name}: {link}" for link in page.links if not holds(folder, own + link if link.startswith(("#", "?")) else link)]
+        found += [
+            f"{name}: {link}"
+            for link in page.links
+            if not holds(folder, own + link if link.startswith(("#", "?")) else link)
+        ]
     return found

@@ -1,4 +1,5 @@
 "Sphinx configuration of the HTML edition. Pages are prepared and executed before (build.py); nothing runs here."
+
 import sys
 from configparser import ConfigParser
 from pathlib import Path

@@ -6,6 +6,7 @@ Without names: nbs/lib, nbs/howto and nbs/index.ipynb. This runs what nbdev_test
 keeps the outputs, so that the site shows what the test has seen. Warnings are errors, but for those that pyproject.toml names.
 A copy is kept under the hash of all that it depends on; --fresh runs also what is kept.
 """
+
 import argparse
 import gc
 import hashlib
@@ -44,7 +45,12 @@ def label(path):
 
 def environment():
     "Hash of everything but itself that an executed notebook depends on."
-    files = [*sorted((ROOT / "fmm_nb").rglob("*.py")), ROOT / "constraints.txt", ROOT / "pyproject.toml", Path(__file__)]
+    files = [
+        *sorted((ROOT / "fmm_nb").rglob("*.py")),
+        ROOT / "constraints.txt",
+        ROOT / "pyproject.toml",
+        Path(__file__),
+    ]
     shipped = [p for name in ("mini", "reported", "weights") for p in (ROOT / "data" / name).rglob("*") if p.is_file()]
     data = sorted(f"{p.name} {p.stat().st_size}" for p in shipped)
     digest = hashlib.sha256(f"{sys.version_info[:2]} {data}".encode())
@@ -96,7 +102,11 @@ def run_cells(notebook, path):
         if is_run(source, flags):
             cell["outputs"] = list(shell.run(source))
         if shell.exc or errors:
-            error = "".join(traceback.format_exception(shell.exc.with_traceback(shell.exc.__traceback__.tb_next) if shell.exc else errors[0]))
+            error = "".join(
+                traceback.format_exception(
+                    shell.exc.with_traceback(shell.exc.__traceback__.tb_next) if shell.exc else errors[0]
+                )
+            )
             sys.exit(f"\n{label(path)}, code cell {number}:\n{indent(source[:800], '    ')}\n{error}")
 
 
@@ -128,8 +138,8 @@ def context():
     import torch._dynamo  # noqa: F401  # torch's optimizers and counter of operations load it at their first use
     from matplotlib.backends import backend_registry
 
-    import fmm_nb.article  # noqa: F401
-    import fmm_nb.training  # noqa: F401
+    import fmm_nb.article
+    import fmm_nb.training
     import fmm_nb.trajectories  # noqa: F401
 
     backend_registry.list_all()  # looks through all packages for what draws

@@ -3,6 +3,7 @@
 A page knows where its notebook stands in the repository; a link that holds there is turned into one that holds in the
 site: to the page made from the file it names, or to a copy of that file.
 """
+
 import csv
 import json
 import os
@@ -89,7 +90,9 @@ def tags(code, directives, old, kind):
     new = set(old) | ({"export"} if "export" in directives else set())
     if kind == "paper" or directives.get("echo") == "false" or code.startswith("show_doc("):
         new.add("remove-input")
-    elif "code-fold" in directives or "injected-parameters" in old or (kind == "experiment" and code.count("\n") >= LONG):
+    elif (
+        "code-fold" in directives or "injected-parameters" in old or (kind == "experiment" and code.count("\n") >= LONG)
+    ):
         new.add("hide-input")
     return sorted(new)
 
@@ -101,7 +104,9 @@ def tables_drawn(codes, page):
     for number, name in ((number, name) for number, code in enumerate(codes) if folder for name in SAVED.findall(code)):
         for path in sorted(folder.glob(f"{BRACED.sub('*', name)}.csv")):
             given = re.fullmatch("(.*)".join(map(re.escape, BRACED.split(name))), path.stem).groups()
-            calls = [later for later in range(number + 1, len(codes)) if any(f'("{part}")' in codes[later] for part in given)]
+            calls = [
+                later for later in range(number + 1, len(codes)) if any(f'("{part}")' in codes[later] for part in given)
+            ]
             found[calls[0] if calls else number].append(path)
     return found
 
@@ -121,7 +126,9 @@ def for_both_grounds(svg):
 
 def said_of(outputs, before, after):
     "What the figures among some outputs show, in plain words: the caption under them, else what was said before."
-    under = [joined(output["data"]["text/markdown"]) for output in outputs if "text/markdown" in output.get("data", {})] + [after]
+    under = [
+        joined(output["data"]["text/markdown"]) for output in outputs if "text/markdown" in output.get("data", {})
+    ] + [after]
     said = next((text for text in under if text.startswith("**")), before.strip().split("\n\n")[-1])
     words = re.sub(r"\[([^\]]*)\]\([^)]*\)|<[^>]*>|[*`$#]", r"\1", said).split()
     return " ".join(words[:MOST_WORDS]) + " …" * (len(words) > MOST_WORDS)
@@ -160,12 +167,20 @@ def code_cell(cell, page, links, tables, before="", after=""):
         return []
     labels = tags(code, directives, cell["metadata"].get("tags", []), page.kind)
     names = [a or b for a, b in EXPORTED.findall(code)] if page.kind == "library" and "export" in directives else []
-    places = [f"source-{name}" for name in names if name not in ("__all__", "_")] + [f"figure-{table.stem}" for table in tables]
+    places = [f"source-{name}" for name in names if name not in ("__all__", "_")] + [
+        f"figure-{table.stem}" for table in tables
+    ]
     anchors = "".join(f'<span class="anchor" id="{place}"></span>' for place in places)
     shown = []
     for number, outputs in enumerate(outputs_apart(cell.get("outputs", []))):
-        metadata = {"tags": sorted({*labels, "remove-input"}) if number else labels, "mystnb": {"image": {"alt": said_of(outputs, before, after)}}}
-        shown.append(cell | {"source": code, "metadata": metadata, "outputs": [turned(output, page, links) for output in outputs]})
+        metadata = {
+            "tags": sorted({*labels, "remove-input"}) if number else labels,
+            "mystnb": {"image": {"alt": said_of(outputs, before, after)}},
+        }
+        shown.append(
+            cell
+            | {"source": code, "metadata": metadata, "outputs": [turned(output, page, links) for output in outputs]}
+        )
     return ([markdown(anchors)] if anchors else []) + shown + taken_away(tables, page, links)
 
 
@@ -192,7 +207,9 @@ def answers(page):
         rows = [row for row in csv.DictReader(file) if row["experiment"] == page.origin.stem]
     scale, told = page.shown.parents[2].name, {}
     for row in rows:
-        told.setdefault(row["verdict"], []).append(row["id"] + (f" (scale {row['scale']})" if row["scale"] not in ("", scale) else ""))
+        told.setdefault(row["verdict"], []).append(
+            row["id"] + (f" (scale {row['scale']})" if row["scale"] not in ("", scale) else "")
+        )
     words = "; ".join(f"<b>{word}</b> {', '.join(ids)}" for word, ids in sorted(told.items()))
     return f'<p class="page-verdicts">What the paper says of its claims: {words}.</p>' if told else ""
 
@@ -207,8 +224,14 @@ def front(cell):
 def prepare(page, links):
     "The notebook of a page as Sphinx shall see it."
     notebook = json.loads(page.shown.read_text(encoding="utf-8"))
-    cells, texts = [], [joined(cell["source"]) if cell["cell_type"] == "markdown" else "" for cell in notebook["cells"]] + [""]
-    tables = tables_drawn(["" if cell["cell_type"] == "markdown" else split(joined(cell["source"]))[0] for cell in notebook["cells"]], page)
+    cells, texts = (
+        [],
+        [joined(cell["source"]) if cell["cell_type"] == "markdown" else "" for cell in notebook["cells"]] + [""],
+    )
+    tables = tables_drawn(
+        ["" if cell["cell_type"] == "markdown" else split(joined(cell["source"]))[0] for cell in notebook["cells"]],
+        page,
+    )
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
             before = next(filter(None, reversed(texts[:number])), "")

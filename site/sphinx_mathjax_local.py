@@ -1,4 +1,5 @@
 "Serve MathJax from the site itself, copied out of the sphinx-mathjax-offline wheel, so that no page asks a CDN."
+
 import shutil
 from importlib.util import find_spec
 from pathlib import Path

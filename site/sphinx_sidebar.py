@@ -2,6 +2,7 @@
 
 What the pages of a folder see differs by the current page alone: it, and the lists and entries that it stands in, are marked.
 """
+
 import re
 from functools import cache
 from posixpath import basename, dirname, join
@@ -13,7 +14,9 @@ from sphinx.environment.adapters.toctree import TocTree
 @cache
 def pieces(builder, folder):
     "A folder's sidebar with nothing marked, cut before each tag of a list or an entry."
-    tree = TocTree(builder.env).get_toctree_for(join(folder, "-"), builder, collapse=False, titles_only=True, maxdepth=-1, includehidden=True)
+    tree = TocTree(builder.env).get_toctree_for(
+        join(folder, "-"), builder, collapse=False, titles_only=True, maxdepth=-1, includehidden=True
+    )
     return re.split(r"(?=</?(?:ul|li)\b)", get_navigation_tree(builder.render_partial(tree)["fragment"]))
 
 
@@ -49,7 +52,9 @@ def before(app, page, template, context, doctree):
 
 def after(app, page, template, context, doctree):
     "Called for each page when the theme is done."
-    context["furo_navigation_tree"] = sidebar(pieces(app.builder, dirname(page)), basename(app.builder.get_target_uri(page)))
+    context["furo_navigation_tree"] = sidebar(
+        pieces(app.builder, dirname(page)), basename(app.builder.get_target_uri(page))
+    )
 
 
 def setup(app):

@@ -1,4 +1,5 @@
 "The search index's words, each stemmed once: Sphinx asks its stemmer, which is plain Python, for each word of each page."
+
 from functools import cache
 
 from sphinx.search.en import SearchEnglish
@@ -7,7 +8,7 @@ from sphinx.search.en import SearchEnglish
 class English(SearchEnglish):
     "Sphinx's own language, with a memory."
 
-    @cache
+    @cache  # noqa: B019  # there is one, for as long as the process
     def stem(self, word):
         return super().stem(word)
 

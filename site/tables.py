@@ -1,4 +1,5 @@
 "The pages of data and results: tables and files to take away."
+
 import csv
 
 MOST = 60  # rows of a table that are shown; the file has all
@@ -12,14 +13,23 @@ def read(path):
 
 def cell(text):
     "A value that cannot break out of its cell."
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;").replace("$", "\\$").replace("*", "\\*").replace("_", "\\_")
+    return (
+        text.replace("|", "\\|")
+        .replace("\n", " ")
+        .replace("<", "&lt;")
+        .replace("$", "\\$")
+        .replace("*", "\\*")
+        .replace("_", "\\_")
+    )
 
 
 def table(rows):
     "Rows, the first of them the header, as a markdown table."
     head, *body = [[cell(v) for v in row] for row in rows] or [[]]
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body[:MOST]]]
-    return "\n".join(lines) + (f"\n\n… and {len(body) - MOST} more rows in the file." if len(body) > MOST else "") + "\n"
+    return (
+        "\n".join(lines) + (f"\n\n… and {len(body) - MOST} more rows in the file." if len(body) > MOST else "") + "\n"
+    )
 
 
 def size(path):
@@ -69,7 +79,12 @@ def group(folder, title, root, links):
 def results_page(pages, scale, root, links):
     "What was run, and what came out, for the reader's own build and for what is published."
     rows = [["page", "shown here"]]
-    text = "# Results\n\n" + table(rows) + "".join(f"| [{p.origin.stem}]({p.name}.ipynb) | {p.note} |\n" for p in pages) + "\n"
+    text = (
+        "# Results\n\n"
+        + table(rows)
+        + "".join(f"| [{p.origin.stem}]({p.name}.ipynb) | {p.note} |\n" for p in pages)
+        + "\n"
+    )
     folders = [(root / "build" / scale, f"Your build (scale {scale}{': not evidence' if scale == 'smoke' else ''})")]
     kept = [root / "data" / "results" / name for name in ("paper", "cpu", "smoke")]
     folders += [(p, f"Published (scale {p.name})") for p in kept if p.is_dir()]

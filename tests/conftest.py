@@ -1,4 +1,5 @@
 "What tests of several files share."
+
 import pytest
 from filelock import FileLock
 

@@ -4,6 +4,7 @@
 
 A process that has torch loaded forks one child a run: a death is a real one, no clause of any `finally` runs.
 """
+
 import builtins
 import errno
 import io
@@ -19,10 +20,17 @@ import warnings
 from pathlib import Path
 
 KILL, SHORT = "kill", "short write"
-FAULTS = {"killed": KILL, "disk full": errno.ENOSPC, "input or output error": errno.EIO, "read-only": errno.EROFS, "short write": SHORT}
+FAULTS = {
+    "killed": KILL,
+    "disk full": errno.ENOSPC,
+    "input or output error": errno.EIO,
+    "read-only": errno.EROFS,
+    "short write": SHORT,
+}
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
+
 
 class Disk:
     "Counts what is done to files (made, written, flushed, renamed, removed) and fails at one, or from one on."
@@ -34,7 +42,11 @@ class Disk:
     @staticmethod
     def places():
         "What is replaced while the disk is in use."
-        return [(builtins, "open"), (io, "open"), *((os, name) for name in ("open", "fsync", "replace", "rename", "unlink", "remove", "mkdir"))]
+        return [
+            (builtins, "open"),
+            (io, "open"),
+            *((os, name) for name in ("open", "fsync", "replace", "rename", "unlink", "remove", "mkdir")),
+        ]
 
     def __enter__(self):
         for (module, name), real in self.real.items():
@@ -68,7 +80,10 @@ class Disk:
         "A function of `os` that counts, where it changes something."
 
         def function(*args, **kwargs):
-            nothing = {"open": lambda: not args[1] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR), "mkdir": lambda: os.path.isdir(args[0])}
+            nothing = {
+                "open": lambda: not args[1] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR),
+                "mkdir": lambda: os.path.isdir(args[0]),
+            }
             nothing |= dict.fromkeys(("unlink", "remove"), lambda: not os.path.lexists(args[0]))
             if not nothing.get(name, bool)() and self.fault != SHORT:
                 self.step(f"{name} {args[0]}")
@@ -97,6 +112,7 @@ class Disk:
 
 
 # --- the batch -------------------------------------------------------------------------------------------------------
+
 
 def prepare():
     "Load what every run needs, once: torch, and a few images."
@@ -128,7 +144,11 @@ def batch(folder):
 def kept(folder):
     "What a batch leaves, by name: all but locks, and the times in the records."
     found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: b"" if name.endswith(".json") else content for name, content in found.items() if not name.endswith(".lock") and "/failed/" not in name}
+    return {
+        name: b"" if name.endswith(".json") else content
+        for name, content in found.items()
+        if not name.endswith(".lock") and "/failed/" not in name
+    }
 
 
 def forked(run):
@@ -161,6 +181,7 @@ def right(folder, whole):
 
 
 # --- trials ----------------------------------------------------------------------------------------------------------
+
 
 def sweep(base, whole, name, for_good=False, every=1):
     "Fail at the first thing done to a file, at the second (or each third, …), … until a run is clean; what was met, and what was wrong."
@@ -222,7 +243,11 @@ def on_pictures(base, whole, every=1):
         state = torch.load(out / "state.pt", weights_only=True)
         for row in state["history"]:
             row.pop("images_per_second")
-        return state["history"], [weight.tolist() for weight in state["net"].values()], len((out / "log.csv").read_text().splitlines())
+        return (
+            state["history"],
+            [weight.tolist() for weight in state["net"].values()],
+            len((out / "log.csv").read_text().splitlines()),
+        )
 
     forked(lambda: run(base / "trained"))
     for n in range(1, 1000, every):
@@ -318,7 +343,22 @@ def together(base, whole, processes=8, rounds=12):
             assert train_group(store, [spec], "cpu") is None
             assert read_net(store, spec.key).spec == spec
             if turn % 10 == process:
-                append_rows(table, pd.DataFrame([{"key": spec.key, "measure_version": 1, "model": "cnn", "data": "mnist_mini", "seed": spec.seed, "precision": "float32", "by": process}]))
+                append_rows(
+                    table,
+                    pd.DataFrame(
+                        [
+                            {
+                                "key": spec.key,
+                                "measure_version": 1,
+                                "model": "cnn",
+                                "data": "mnist_mini",
+                                "seed": spec.seed,
+                                "precision": "float32",
+                                "by": process,
+                            }
+                        ]
+                    ),
+                )
                 assert spec.key in set(whole_rows(table).key)
 
     children = []
@@ -335,7 +375,11 @@ def together(base, whole, processes=8, rounds=12):
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     trained = log.read_text().split()
     wrong = [f"exit {code}" for code in codes if code] + Store(store).verify()
-    wrong += [f"{len(trained)} trainings of {len(set(trained))} nets, expected {rounds}"] if not len(trained) == len(set(trained)) == rounds else []
+    wrong += (
+        [f"{len(trained)} trainings of {len(set(trained))} nets, expected {rounds}"]
+        if not len(trained) == len(set(trained)) == rounds
+        else []
+    )
     rows = read_rows(table)
     expected = {spec.key for process in range(processes) for spec in order(process)[process::10]}
     wrong += ["rows lost or doubled"] if sorted(rows.key) != sorted(expected) else []
@@ -344,7 +388,10 @@ def together(base, whole, processes=8, rounds=12):
 
 TRIALS = {
     **{name: lambda base, whole, name=name: sweep(base, whole, name) for name in ("killed", "short write")},
-    **{name: lambda base, whole, name=name: sweep(base, whole, name, name == "read-only", every=6) for name in ("disk full", "input or output error", "read-only")},
+    **{
+        name: lambda base, whole, name=name: sweep(base, whole, name, name == "read-only", every=6)
+        for name in ("disk full", "input or output error", "read-only")
+    },
     "training on pictures": lambda base, whole: on_pictures(base, whole, every=3),
     "random kills": lambda base, whole: at_random(base, whole, 8),
     "flipped bytes": flips,

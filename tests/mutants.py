@@ -7,6 +7,7 @@ Prints each change that was not seen, and updates data/results/torture/mutants.c
 as the module is the same, what was seen stays seen (delete build/mutants where a test was taken away), and what was not is tried again.
 A mutant is a forked child, in which the module is imported from the changed source; its tests run in the order of the time they take.
 """
+
 import contextlib
 import csv
 import difflib
@@ -33,7 +34,9 @@ TESTS = {
 }  # fewer than all that could see a change: what these do not see, others may
 
 BROKEN = 70  # exit code
-OPTIONS = "-x -q -p no:cacheprovider -p no:unraisableexception -W ignore::pytest.PytestAssertRewriteWarning".split()  # plugins are loaded before
+OPTIONS = (
+    "-x -q -p no:cacheprovider -p no:unraisableexception -W ignore::pytest.PytestAssertRewriteWarning".split()
+)  # plugins are loaded before
 
 
 class Changed(MetaPathFinder, Loader):
@@ -121,7 +124,8 @@ def seen(module, source, order):
 
 def load(module):
     "Import here, once for all mutants, what does not depend on the module."
-    import matplotlib.pyplot, pandas, pytest, scipy.stats, statsmodels.stats.power, torch  # noqa: E401, F401
+    import matplotlib.pyplot  # noqa: F401
+    import pytest
 
     import_module(f"fmm_nb.{module}")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -159,8 +163,16 @@ def main(module, count=None):
             record(module, len(made), outcomes)
             if not outcomes[change]:
                 print(*change)
-                print(*list(difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0))[2:], sep="\n", flush=True)
-            print(f"{len(outcomes)} of {len(drawn)}, {len(outcomes) - sum(outcomes.values())} unseen", file=sys.stderr, flush=True)
+                print(
+                    *list(difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0))[2:],
+                    sep="\n",
+                    flush=True,
+                )
+            print(
+                f"{len(outcomes)} of {len(drawn)}, {len(outcomes) - sum(outcomes.values())} unseen",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 On a CPU all distances are zero. A GPU adds numbers up in an order that can change from run to run. All runs are of one process, and too short to be compiled.
 """
+
 import tempfile
 from dataclasses import replace
 from itertools import product
@@ -53,16 +54,32 @@ def compared(one, other):
     "The relative distance of the weights, and the percentage of test images that are decided otherwise; the largest of all seeds."
     weights = lambda training: torch.cat([p.detach().double().flatten().cpu() for p in training.parameters])
     pairs = [(weights(a), weights(b), a.test_correct != b.test_correct) for a, b in zip(one, other, strict=True)]
-    return {"weights_apart": max(((a - b).norm() / a.norm()).item() for a, b, _ in pairs), "decisions_apart_percent": max(100 * c.double().mean().item() for *_, c in pairs)}
+    return {
+        "weights_apart": max(((a - b).norm() / a.norm()).item() for a, b, _ in pairs),
+        "decisions_apart_percent": max(100 * c.double().mean().item() for *_, c in pairs),
+    }
 
 
 def main():
     loop.CHECKPOINT_SECONDS, rows, images = 0, [], load("mnist_mini")
     for model, precision in product(("cnn", "am"), ("bfloat16", "float32", "float64")):
         specs = [Spec(model, "mnist_mini", replace(RECIPE, precision=precision), seed, IMAGES) for seed in range(SEEDS)]
-        whole, again, resumed = trained(specs, images), trained(specs, images), trained(specs, images, RECIPE.epochs // 2)
+        whole, again, resumed = (
+            trained(specs, images),
+            trained(specs, images),
+            trained(specs, images, RECIPE.epochs // 2),
+        )
         for title, other in (("neither interrupted", again), ("one interrupted", resumed)):
-            rows.append({"net": model, "precision": precision, "compared": title, "seeds": SEEDS, "steps": whole[0].steps * RECIPE.epochs} | compared(whole, other))
+            rows.append(
+                {
+                    "net": model,
+                    "precision": precision,
+                    "compared": title,
+                    "seeds": SEEDS,
+                    "steps": whole[0].steps * RECIPE.epochs,
+                }
+                | compared(whole, other)
+            )
             print(rows[-1], flush=True)
     device = torch.cuda.get_device_name() if usual_device() == "cuda" else "CPU"
     pd.DataFrame(rows).assign(device=device, torch=torch.__version__).to_csv(RECORD, index=False)

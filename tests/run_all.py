@@ -6,6 +6,7 @@
 2. the notebooks run: the tests beside the code (what they show is kept for the site)
 3. pytest: all the rest, among it packages that build and a site that is whole and offline
 """
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """Agreement of channel scorings: scipy row by row, odd inputs, and what a null must keep."""
+
 import warnings
 
 import numpy as np
@@ -69,7 +70,9 @@ def test_tau_is_that_of_torchmetrics():
     from torchmetrics.functional import kendall_rank_corrcoef
 
     a, b = (torch.from_numpy(scores) for scores in two(20, 16))
-    torch.testing.assert_close(kendall_tau(a, b), kendall_rank_corrcoef(a.T, b.T, variant="b").double(), rtol=1e-5, atol=1e-6)  # it correlates columns
+    torch.testing.assert_close(
+        kendall_tau(a, b), kendall_rank_corrcoef(a.T, b.T, variant="b").double(), rtol=1e-5, atol=1e-6
+    )  # it correlates columns
 
 
 values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e308, np.inf, -np.inf, np.nan])
@@ -91,7 +94,9 @@ def test_chunks_change_nothing(monkeypatch):
         np.testing.assert_array_equal(permutation_null(a, b, permutations=7), null)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.uint8]
+)
 def test_tensors_give_tensors_and_each_dtype_its_own_ties(dtype):
     a, b = (torch.from_numpy(x) for x in two(20, 32, ties=False))
     a = (a * 10).abs().to(dtype) if not dtype.is_floating_point else a.to(dtype)
@@ -138,7 +143,9 @@ def test_nothing_to_compare_is_nan_and_silent():
 def test_a_constant_is_constant_whatever_its_mean_is_rounded_to():
     a = np.full((1, 10), 0.1)
     b = two(1, 10)[0]
-    assert np.isnan(cosine(a, b, center=True)).all() and np.isnan(cosine(a.astype(np.float32) * 3, b, center=True)).all()
+    assert (
+        np.isnan(cosine(a, b, center=True)).all() and np.isnan(cosine(a.astype(np.float32) * 3, b, center=True)).all()
+    )
     rows = np.tile(np.random.default_rng(0).random(16), (999, 1))
     assert (rows - rows.mean(0)).any() and not deviations(rows).any()
 
@@ -215,7 +222,9 @@ def test_parts_are_those_of_means_and_deviations():
     parts = agreement_parts(torch.from_numpy(a), b, lambda x, y: cosine(x, y, center=True))
     assert parts["static"] == pytest.approx(np.corrcoef(a.mean(0), b.mean(0))[0, 1])
     own = by_rows(stats.pearsonr, a - a.mean(0), b - b.mean(0))
-    assert parts["specific"] == pytest.approx(own.mean()) and parts["whole"] == pytest.approx(by_rows(stats.pearsonr, a, b).mean())
+    assert parts["specific"] == pytest.approx(own.mean()) and parts["whole"] == pytest.approx(
+        by_rows(stats.pearsonr, a, b).mean()
+    )
     np.testing.assert_allclose(channel_means(a) + deviations(a), a, atol=1e-14)
 
 
@@ -229,7 +238,9 @@ def test_a_matrix_has_a_row_a_scoring_and_a_column_one_of_the_others():
         agreement_matrix({"a": a}, {"short": b[:, :4]})
 
 
-@pytest.mark.parametrize("function", [kendall_tau, cosine, cosine_null, permutation_null, agreement_parts, mean_agreement])
+@pytest.mark.parametrize(
+    "function", [kendall_tau, cosine, cosine_null, permutation_null, agreement_parts, mean_agreement]
+)
 def test_errors_say_what_was_given(function):
     a, b = two(4, 8)
     with pytest.raises(InputError, match=r"got \[N, C\] = \[4, 8\] and \[1, 8\]"):
@@ -252,8 +263,13 @@ def test_errors_of_a_null():
 
 def test_a_gate_that_is_the_same_for_all_channels_ranks_none():
     torch.manual_seed(0)
-    rest = lambda gate: torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), gate, torch.nn.Flatten(), torch.nn.Linear(8 * 36, 10))
+    rest = lambda gate: torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), gate, torch.nn.Flatten(), torch.nn.Linear(8 * 36, 10)
+    )
     net, x = rest(unit("cbam", 8)), torch.rand(4, 1, 8, 8)
     found = gate_agreement(net, x)
-    assert np.isfinite(found["tau"]) and found["tau"] == kendall_tau(attention_weights(net, x)["1.0"], channel_importance(net, x)["1.0"]).nanmean()
+    assert (
+        np.isfinite(found["tau"])
+        and found["tau"] == kendall_tau(attention_weights(net, x)["1.0"], channel_importance(net, x)["1.0"]).nanmean()
+    )
     assert np.isnan(gate_agreement(rest(net[1][1]), x)["tau"])

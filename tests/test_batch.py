@@ -1,4 +1,5 @@
 """Pages: judged by what they do, put in place whole, explained when out of date; and the command's answers to mistakes."""
+
 import gc
 import json
 import re
@@ -29,7 +30,9 @@ def page_of(folder, code):
     source = folder / "source.ipynb"
     parameters = nbformat.v4.new_code_cell("scale = 'smoke'\nstore = ''\nout = ''", metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=[parameters, nbformat.v4.new_code_cell(code)]), source)
+    nbformat.write(
+        nbformat.v4.new_notebook(metadata=kernel, cells=[parameters, nbformat.v4.new_code_cell(code)]), source
+    )
 
     class Page(pages.Page):
         "A page of another folder."
@@ -84,7 +87,9 @@ def test_a_page_that_rows_came_too_late_for_is_executed_once_more(monkeypatch, t
     monkeypatch.setattr(batch, "missing_nets", lambda *given: [])
     monkeypatch.setattr(batch, "ProcessPoolExecutor", lambda workers, **given: ThreadPoolExecutor(workers))
     monkeypatch.setattr(batch, "ending", nullcontext)
-    monkeypatch.setattr(batch, "execute", lambda page: executed.append(page) or ("04_landscapes: no" if page == bad else None))
+    monkeypatch.setattr(
+        batch, "execute", lambda page: executed.append(page) or ("04_landscapes: no" if page == bad else None)
+    )
     monkeypatch.setattr(batch, "state", lambda page: "done" if page == there and not executed else "stale")
     assert batch.run(["01", "03", "04"], "smoke", 2, build=tmp_path) == ["04_landscapes: no"]
     assert sorted(executed, key=lambda page: page.name) == [there, ever, ever, bad]
@@ -99,7 +104,11 @@ def test_published_pages_have_no_folder_of_this_machine(root):
 
 def test_publishing_a_page_adds_its_rows_and_leaves_other_pages_alone(root, tmp_path):
     page, results = pages.Page(NAME, "smoke", root), tmp_path / "kept"
-    for path, text in {page.target: json.dumps({"metadata": {}, "cells": []}), page.answer: "{}", page.stamp: json.dumps(pages.inputs(page))}.items():
+    for path, text in {
+        page.target: json.dumps({"metadata": {}, "cells": []}),
+        page.answer: "{}",
+        page.stamp: json.dumps(pages.inputs(page)),
+    }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     row = "key,measure_version,model,data,seed,precision,value\n"
@@ -119,8 +128,23 @@ def test_publishing_a_page_adds_its_rows_and_leaves_other_pages_alone(root, tmp_
 def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
     "On the nets of build/store, which `make paper` takes too; trained here where they are not there yet."
     page = repository() / "nbs" / "experiments" / f"{NAME}.ipynb"
-    given = {"scale": "smoke", "seeds": 2, "datasets": "mnist_mini", "store": build_folder() / "store", "out": tmp_path / "out"}  # the study's own nets: trained once
-    command = [sys.executable, "-m", "papermill", str(page), str(tmp_path / "out.ipynb"), "--no-progress-bar", "-k", "python3"]
+    given = {
+        "scale": "smoke",
+        "seeds": 2,
+        "datasets": "mnist_mini",
+        "store": build_folder() / "store",
+        "out": tmp_path / "out",
+    }  # the study's own nets: trained once
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(page),
+        str(tmp_path / "out.ipynb"),
+        "--no-progress-bar",
+        "-k",
+        "python3",
+    ]
     for name, value in given.items():
         command += ["-p", name, str(value)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -134,7 +158,11 @@ def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
 
 @pytest.mark.parametrize(
     "parameters, message",
-    [({"sclae": "cpu"}, "unknown parameter 'sclae'; did you mean 'scale'?"), ({"seeds": "two"}, "parameter seeds must be int, got 'two'"), ({"seeds": 1}, "seeds must be a whole number of at least 2, got 1")],
+    [
+        ({"sclae": "cpu"}, "unknown parameter 'sclae'; did you mean 'scale'?"),
+        ({"seeds": "two"}, "parameter seeds must be int, got 'two'"),
+        ({"seeds": 1}, "seeds must be a whole number of at least 2, got 1"),
+    ],
 )
 def test_a_mistyped_parameter_is_refused_before_any_work(tmp_path, parameters, message):
     import papermill
@@ -190,7 +218,20 @@ def test_published_rows_are_taken_once(tmp_path, monkeypatch):
 
     from fmm_nb.tables import append_rows, known_rows
 
-    rows = pd.DataFrame([{"key": f"{i:016x}", "measure_version": 1, "model": "am", "data": "mnist", "seed": i, "precision": "float32", "value": i} for i in range(3)])
+    rows = pd.DataFrame(
+        [
+            {
+                "key": f"{i:016x}",
+                "measure_version": 1,
+                "model": "am",
+                "data": "mnist",
+                "seed": i,
+                "precision": "float32",
+                "value": i,
+            }
+            for i in range(3)
+        ]
+    )
     for place in ("published", "built"):
         append_rows(tmp_path / f"{place}.csv", rows)
         append_rows(tmp_path / f"{place}.csv", rows.assign(value=9))
@@ -206,7 +247,19 @@ def test_every_command_has_an_example_in_its_help(capsys):
         assert stop.value.code == 0 and f"example: fmm {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", ["list", "why 03", "why ×1.38 --scale cpu", "why 05_definitions --scale cpu", "run --dry-run", "claims", "claims M14 --json", "--help"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "list",
+        "why 03",
+        "why ×1.38 --scale cpu",
+        "why 05_definitions --scale cpu",
+        "run --dry-run",
+        "claims",
+        "claims M14 --json",
+        "--help",
+    ],
+)
 def test_listing_and_explaining_import_nothing_heavy(line, tmp_path):
     code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({set(HEAVY)} & set(sys.modules)))"
     if line.startswith("claims"):
@@ -278,7 +331,17 @@ def test_pages_end_where_their_run_is_stopped(monkeypatch):
     assert time.monotonic() - began < 100
 
 
-@pytest.mark.parametrize("file, page", [("04_curves.svg", "04_landscapes"), ("16_units.pdf", "16_bridge"), ("08_untrained.csv", "08_depth"), ("claims.csv", "paper"), ("figures/paper_learning.svg", "paper"), ("11_locality.ipynb", "11_locality")])
+@pytest.mark.parametrize(
+    "file, page",
+    [
+        ("04_curves.svg", "04_landscapes"),
+        ("16_units.pdf", "16_bridge"),
+        ("08_untrained.csv", "08_depth"),
+        ("claims.csv", "paper"),
+        ("figures/paper_learning.svg", "paper"),
+        ("11_locality.ipynb", "11_locality"),
+    ],
+)
 def test_a_published_file_leads_to_the_page_that_makes_it(file, page, tmp_path):
     told, due = origins.explain(file, "cpu", tmp_path), pages.why(page, "cpu", tmp_path)
     assert told[0].startswith(f"{Path(file).stem}: by the page {page}") and told[-len(due) :] == due != []
@@ -289,7 +352,10 @@ def test_a_number_as_the_paper_prints_it_leads_to_the_cell_and_the_claim(claim, 
     paper = repository() / "data" / "results" / "cpu" / "notebooks" / "paper.ipynb"
     (line,) = [line for _, line in origins.shown(paper) if line.startswith(f"| {claim} |")]
     number = re.search(r"measured .*?(?:MNIST|CIFAR-10) (\S+) (?:\[|to )", line)[1]
-    assert any(re.match(rf"page paper, cell \d+: {claim}: .*{re.escape(number)}", told) for told in origins.origin(number, "cpu", tmp_path))
+    assert any(
+        re.match(rf"page paper, cell \d+: {claim}: .*{re.escape(number)}", told)
+        for told in origins.origin(number, "cpu", tmp_path)
+    )
 
 
 def test_a_number_that_is_published_and_built_is_told_once(tmp_path):
@@ -303,7 +369,9 @@ def test_a_number_that_is_published_and_built_is_told_once(tmp_path):
     told = [one for one in origins.origin(number, "cpu", tmp_path) if one.startswith("page paper, ")]
     assert told == origins.printed(number, [published.parents[1]])[: len(told)] != []
     built.write_text(json.dumps({"cells": [cells[0], {}, *cells[1:]]}))  # told one cell later
-    assert {one.rpartition(" (")[2] for one in origins.origin(number, "cpu", tmp_path) if one.startswith("page paper, ")} == {"published)", "built)"}
+    assert {
+        one.rpartition(" (")[2] for one in origins.origin(number, "cpu", tmp_path) if one.startswith("page paper, ")
+    } == {"published)", "built)"}
 
 
 def test_a_number_says_at_which_scale_it_was_sought_and_which_others_have_it(tmp_path):
@@ -324,18 +392,29 @@ def test_a_number_that_stands_everywhere_is_told_in_part(tmp_path):
 
 def test_the_key_of_a_draw_leads_to_its_row(tmp_path):
     page = "01_random_curves"
-    key = [line for line in origins.explain("M11", "cpu", tmp_path) if line.startswith("net ")][-1].split()[1].rstrip(":")
-    assert re.fullmatch(rf"row {key}: of {page} at scale cpu, in rows/{page}.csv, measure version \d+; .*", origins.explain(key, "cpu", tmp_path)[0])
+    key = (
+        [line for line in origins.explain("M11", "cpu", tmp_path) if line.startswith("net ")][-1].split()[1].rstrip(":")
+    )
+    assert re.fullmatch(
+        rf"row {key}: of {page} at scale cpu, in rows/{page}.csv, measure version \d+; .*",
+        origins.explain(key, "cpu", tmp_path)[0],
+    )
 
 
 def test_the_key_of_a_timing_leads_to_its_row(tmp_path):
     (line,) = [line for line in origins.explain("65.887026999917", "cpu", tmp_path) if line.startswith("rows ")]
     key = line.split()[-1]
-    assert origins.explain(key, "cpu", tmp_path)[0].startswith(f"row {key}: of 15_imagenet_cost at scale cpu, in rows/15_times.csv, measure version 1")
+    assert origins.explain(key, "cpu", tmp_path)[0].startswith(
+        f"row {key}: of 15_imagenet_cost at scale cpu, in rows/15_times.csv, measure version 1"
+    )
 
 
 def test_a_claim_leads_to_nets_and_a_net_to_what_made_it(tmp_path):
-    key = next(line for line in origins.explain("M37", "paper", tmp_path) if line.startswith("net ")).split()[1].rstrip(":")
+    key = (
+        next(line for line in origins.explain("M37", "paper", tmp_path) if line.startswith("net "))
+        .split()[1]
+        .rstrip(":")
+    )
     told = origins.explain(key, "paper", tmp_path)
     assert told[0].startswith(f"net {key}: of ") and "05_sensitivity" in told[0]
     assert [line.split(":")[0] for line in told[1:5]] == ["parameters, others as by default", "data", "code", "trained"]

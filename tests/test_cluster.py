@@ -1,4 +1,5 @@
 """`fmm run` killed in the middle, here and on a real Dask cluster in processes of its own: the table is the same, byte for byte."""
+
 import os
 import signal
 import socket
@@ -24,7 +25,9 @@ def started():
     def start(*arguments, **variables):
         environment = os.environ | {"TINY_EPOCHS": EPOCHS, "OMP_NUM_THREADS": "1"} | variables
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, start_new_session=True, **pipes))
+        processes.append(
+            subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, start_new_session=True, **pipes)
+        )
         return processes[-1]
 
     yield start
@@ -69,7 +72,12 @@ def whole(built_once):
     "The table of a run that nothing befell, as bytes."
 
     def make(folder):
-        done = subprocess.run([sys.executable, HERE / "tiny_run.py", folder, "--workers", "1"], env=os.environ | {"TINY_EPOCHS": EPOCHS}, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, HERE / "tiny_run.py", folder, "--workers", "1"],
+            env=os.environ | {"TINY_EPOCHS": EPOCHS},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     return (built_once("tiny", make) / "smoke" / "rows" / "tiny.csv").read_bytes()
@@ -108,7 +116,18 @@ def test_a_cluster_that_loses_a_worker_and_its_scheduler_ends_the_run(started, t
 
     def cluster(workers):
         scheduler = started("-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard")
-        return scheduler, started("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--nworkers", workers, "--no-dashboard", "--local-directory", tmp_path)
+        return scheduler, started(
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "1",
+            "--nworkers",
+            workers,
+            "--no-dashboard",
+            "--local-directory",
+            tmp_path,
+        )
 
     scheduler, workers = cluster(2)
     run = started(HERE / "tiny_run.py", tmp_path / "run", "--scheduler", address)
@@ -129,7 +148,13 @@ def test_a_cluster_that_loses_a_worker_and_its_scheduler_ends_the_run(started, t
     assert run.returncode == 130 and "fmm: stopped; what was finished is kept" in said and "Traceback" not in said, said
 
 
-@pytest.mark.parametrize("address, said", [("tcp://127.0.0.1:9", "no scheduler answers at 'tcp://127.0.0.1:9'"), ("nonsense://x", "'nonsense://x' is no address of a scheduler")])
+@pytest.mark.parametrize(
+    "address, said",
+    [
+        ("tcp://127.0.0.1:9", "no scheduler answers at 'tcp://127.0.0.1:9'"),
+        ("nonsense://x", "'nonsense://x' is no address of a scheduler"),
+    ],
+)
 def test_a_scheduler_that_is_none_is_told_in_one_line(started, tmp_path, address, said):
     run = started(HERE / "tiny_run.py", tmp_path / "run", "--scheduler", address)
     text = run.communicate(timeout=LIMIT)[0]

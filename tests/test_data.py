@@ -1,4 +1,5 @@
 """Faults of image files: cut, altered, made to harm, missing, or lying where nothing can be written."""
+
 import gzip
 import importlib.util
 import io
@@ -28,17 +29,16 @@ from fmm_nb.errors import InputError
 from fmm_nb.fingerprints import fingerprint
 from fmm_nb.sources import IDX_FILES, SOURCES, check, find
 
-
 MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 80))  # of each reader's files; make torture asks for ten thousand
+
+FULL = os.environ.get("FMM_DATA")  # where full sets are
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     "A cache of its own for each test, and no full data."
     monkeypatch.setenv("FMM_CACHE", str(tmp_path / "cache"))
-    full = os.environ.get("FMM_DATA")
     monkeypatch.setenv("FMM_DATA", "")
-    monkeypatch.setattr(sys.modules[__name__], "FULL", full, raising=False)
     return tmp_path / "cache"
 
 
@@ -50,6 +50,7 @@ def unchecked(monkeypatch):
 
 
 # --- small sets of each layout ---------------------------------------------------------------------------------------
+
 
 def idx(array):
     return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
@@ -119,8 +120,14 @@ def make_tiny(root):
     (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t62\t62\n")
 
 
-LAYOUTS = {"mnist": make_mnist, "cifar10": make_cifar, "cifar100": lambda root: make_cifar(root, "cifar100"),
-           "cifar100_coarse": lambda root: make_cifar(root, "cifar100"), "stl10": make_stl, "tiny_imagenet": make_tiny}
+LAYOUTS = {
+    "mnist": make_mnist,
+    "cifar10": make_cifar,
+    "cifar100": lambda root: make_cifar(root, "cifar100"),
+    "cifar100_coarse": lambda root: make_cifar(root, "cifar100"),
+    "stl10": make_stl,
+    "tiny_imagenet": make_tiny,
+}
 
 
 def sound(images):
@@ -133,6 +140,7 @@ def sound(images):
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_each_layout_is_read_twice_alike(name, tmp_path, unchecked):
@@ -210,15 +218,26 @@ def test_tiny_imagenet_takes_val_and_its_annotations(tmp_path):
     assert images.classes == ("n01", "n02") and images.test_y.tolist() == [1] and images.test_x.unique().tolist() == [7]
 
 
-@pytest.mark.parametrize("spoil, says", [
-    (lambda f: Image.new("RGB", (9, 9)).save(f / "train" / "wren" / "big.png"), "big.png has 9×9"),
-    (lambda f: Image.fromarray(np.zeros((6, 5), np.uint16)).save(f / "train" / "wren" / "deep.png"), "8 bits a channel"),
-    (lambda f: (f / "train" / "wren" / "text.png").write_text("no image"), "text.png cannot be read"),
-    (lambda f: (f / "train" / "wren" / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n"), "x.png cannot be read"),
-    (lambda f: (f / "train" / "wren" / "gone.png").symlink_to(f / "nowhere.png"), "gone.png"),
-    (lambda f: (f / "test" / "owl").rename(f / "test" / "oul"), "no training images of 'oul'"),
-    (lambda f: shutil.rmtree(f / "test"), "needs train/CLASS"),
-])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda f: Image.new("RGB", (9, 9)).save(f / "train" / "wren" / "big.png"), "big.png has 9×9"),
+        (
+            lambda f: Image.fromarray(np.zeros((6, 5), np.uint16)).save(f / "train" / "wren" / "deep.png"),
+            "8 bits a channel",
+        ),
+        (lambda f: (f / "train" / "wren" / "text.png").write_text("no image"), "text.png cannot be read"),
+        (
+            lambda f: (f / "train" / "wren" / "x.png").write_bytes(
+                b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n"
+            ),
+            "x.png cannot be read",
+        ),
+        (lambda f: (f / "train" / "wren" / "gone.png").symlink_to(f / "nowhere.png"), "gone.png"),
+        (lambda f: (f / "test" / "owl").rename(f / "test" / "oul"), "no training images of 'oul'"),
+        (lambda f: shutil.rmtree(f / "test"), "needs train/CLASS"),
+    ],
+)
 def test_faulty_folders(tmp_path, spoil, says):
     make_folders(tmp_path)
     spoil(tmp_path)
@@ -229,6 +248,7 @@ def test_faulty_folders(tmp_path, spoil, says):
 
 # --- damaged files ---------------------------------------------------------------------------------------------------
 
+
 def mutate(raw, rng):
     "A copy with a few bytes changed, a piece cut out or doubled, or the end missing."
     raw, kind = bytearray(raw), rng.randrange(5)
@@ -236,9 +256,9 @@ def mutate(raw, rng):
     if kind == 0:
         return bytes(raw[:where])
     if kind == 1:
-        del raw[where:where + rng.randrange(1, 9)]
+        del raw[where : where + rng.randrange(1, 9)]
     elif kind == 2:
-        raw[where:where] = raw[where:where + rng.randrange(1, 9)]
+        raw[where:where] = raw[where : where + rng.randrange(1, 9)]
     else:
         for _ in range(rng.randrange(1, 6)):
             raw[rng.randrange(min(len(raw), 400))] = rng.choice([0, 1, 255, 128, rng.randrange(256)])
@@ -272,8 +292,14 @@ def test_mutated_files_are_read_soundly_or_refused(name, tmp_path, unchecked):
         path.write_bytes(mutate(whole, rng))
         try:
             arrays = readers.read(found)
-            assert sound(ImageSet(*map(torch.tensor, (arrays.train_x, arrays.train_y, arrays.test_x, arrays.test_y)),
-                                  arrays.classes, "", ""))
+            assert sound(
+                ImageSet(
+                    *map(torch.tensor, (arrays.train_x, arrays.train_y, arrays.test_x, arrays.test_y)),
+                    arrays.classes,
+                    "",
+                    "",
+                )
+            )
         except InputError as error:
             refused += 1
             assert "\n" not in str(error)
@@ -327,7 +353,10 @@ def test_a_header_that_promises_a_million_million_images_takes_no_memory(kind, t
     name, content = HUGE[kind]
     path = tmp_path / name
     path.write_bytes(content())
-    read = {"idx": lambda: readers.read_idx(path, 3), "npz": lambda: readers.read_mini_set(SimpleNamespace(files={"": path}))}
+    read = {
+        "idx": lambda: readers.read_idx(path, 3),
+        "npz": lambda: readers.read_mini_set(SimpleNamespace(files={"": path})),
+    }
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=name):
@@ -341,12 +370,15 @@ def test_altered_official_files_are_named_with_both_checksums(tmp_path):
     make_mnist(tmp_path)
     with pytest.raises(InputError) as error:
         load("mnist", tmp_path)
-    assert all(word in str(error.value) for word in (*IDX_FILES, "6bbc9ace898e44ae57da46a324031adb", "fmm data get mnist"))
+    assert all(
+        word in str(error.value) for word in (*IDX_FILES, "6bbc9ace898e44ae57da46a324031adb", "fmm data get mnist")
+    )
     assert len(check("mnist", tmp_path)) == 4 and "expected 6bbc9ace" in check("mnist", tmp_path)[0]
 
 
 class Call:
     "A pickle of this calls a function when it is read."
+
     def __init__(self, function, *arguments):
         self.call = function, arguments
 
@@ -354,18 +386,21 @@ class Call:
         return self.call
 
 
-@pytest.mark.parametrize("harm", [
-    lambda mark: pickle.dumps({"data": Call(os.system, f"touch {mark}")}, protocol=2),
-    lambda mark: pickle.dumps({"data": Call(open, mark, "w")}, protocol=2),
-    lambda mark: pickle.dumps({"data": Call(eval, f"open({mark!r}, 'w')")}, protocol=4),
-    lambda mark: pickle.dumps({"data": Call(np.save, mark, 1)}, protocol=2),
-    lambda mark: b"cposix\nsystem\n(S'touch " + mark.encode() + b"'\ntR.",
-    lambda mark: b"(S'touch " + mark.encode() + b"'\nios\nsystem\n.",
-    lambda mark: b"\x80\x02cnumpy\ndtype\n}U\x06x\x00\x00\x00\x00\x00U\x01bsb.",
-    lambda mark: b"\x80\x02}r\xff\xff\xff\xff.",
-    lambda mark: b"\x80\x02" + b"(" * 100000 + b".",
-    lambda mark: b"\x80\x02]" + b"\x85" * 100000 + b".",
-])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda mark: pickle.dumps({"data": Call(os.system, f"touch {mark}")}, protocol=2),
+        lambda mark: pickle.dumps({"data": Call(open, mark, "w")}, protocol=2),
+        lambda mark: pickle.dumps({"data": Call(eval, f"open({mark!r}, 'w')")}, protocol=4),
+        lambda mark: pickle.dumps({"data": Call(np.save, mark, 1)}, protocol=2),
+        lambda mark: b"cposix\nsystem\n(S'touch " + mark.encode() + b"'\ntR.",
+        lambda mark: b"(S'touch " + mark.encode() + b"'\nios\nsystem\n.",
+        lambda mark: b"\x80\x02cnumpy\ndtype\n}U\x06x\x00\x00\x00\x00\x00U\x01bsb.",
+        lambda mark: b"\x80\x02}r\xff\xff\xff\xff.",
+        lambda mark: b"\x80\x02" + b"(" * 100000 + b".",
+        lambda mark: b"\x80\x02]" + b"\x85" * 100000 + b".",
+    ],
+)
 def test_evil_pickles_do_nothing(tmp_path, harm):
     mark = tmp_path / "harm"
     (tmp_path / "batch").write_bytes(harm(str(mark)))
@@ -375,6 +410,7 @@ def test_evil_pickles_do_nothing(tmp_path, harm):
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------
+
 
 def test_partial_cifar_has_a_name_of_its_own(tmp_path, unchecked):
     make_cifar(tmp_path, batches=(1, 2, 4))
@@ -433,6 +469,7 @@ def test_environment_names_the_root_and_the_argument_wins(tmp_path, monkeypatch,
 
 
 # --- fingerprints ----------------------------------------------------------------------------------------------------
+
 
 def age(root, seconds=100):
     for path in root.rglob("*"):
@@ -495,6 +532,7 @@ def test_published_fingerprints_stand_in_and_must_agree(tmp_path, monkeypatch):
 
 # --- the cache of decoded sets ---------------------------------------------------------------------------------------
 
+
 def test_the_second_load_reads_one_file(monkeypatch):
     load("mnist_mini")
     monkeypatch.setattr(data, "read", None)
@@ -549,6 +587,7 @@ def test_two_processes_load_at_once(cache):
 
 # --- parts of a set --------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("n_train, n_test", [(1, 1), (7, 3), (1000, 999), (5999, None), (None, None), (6000, 1000)])
 def test_subsets_are_exact_and_stratified(n_train, n_test):
     full = load("mnist_mini")
@@ -575,11 +614,29 @@ def test_parts_keep_images_with_their_labels():
     assert len(held.train_y) == 600 and torch.equal(held.test_x, full.test_x)
 
 
-@pytest.mark.parametrize("call", [
-    lambda s: s.subset(6001), lambda s: s.subset(0), lambda s: s.subset(-1), lambda s: s.subset(2.0), lambda s: s.subset("10"),
-    lambda s: s.subset(True), lambda s: s.subset(n_test=1001), lambda s: s.subset(10, 10, seed=-1), lambda s: s.subset(10, seed=2**63),
-    lambda s: s.subset(10, seed=None), lambda s: s.split(0), lambda s: s.split(1), lambda s: s.split(float("nan")),
-    lambda s: s.split(-0.5), lambda s: s.split("0.5"), lambda s: s.split(1e-9), lambda s: s.split(True), lambda s: s.split(0.5, -1)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.subset(6001),
+        lambda s: s.subset(0),
+        lambda s: s.subset(-1),
+        lambda s: s.subset(2.0),
+        lambda s: s.subset("10"),
+        lambda s: s.subset(True),
+        lambda s: s.subset(n_test=1001),
+        lambda s: s.subset(10, 10, seed=-1),
+        lambda s: s.subset(10, seed=2**63),
+        lambda s: s.subset(10, seed=None),
+        lambda s: s.split(0),
+        lambda s: s.split(1),
+        lambda s: s.split(float("nan")),
+        lambda s: s.split(-0.5),
+        lambda s: s.split("0.5"),
+        lambda s: s.split(1e-9),
+        lambda s: s.split(True),
+        lambda s: s.split(0.5, -1),
+    ],
+)
 def test_impossible_parts(call):
     with pytest.raises(InputError):
         call(load("mnist_mini"))
@@ -596,6 +653,7 @@ def test_mean_and_std_equal_the_direct_computation(tmp_path):
 
 
 # --- archives and downloads ------------------------------------------------------------------------------------------
+
 
 def tar_with(path, *members):
     with tarfile.open(path, "w:gz") as file:
@@ -635,7 +693,11 @@ def test_evil_archives_leave_nothing(tmp_path, kind):
     EVIL[kind](tmp_path / "archive")
     with pytest.raises(InputError, match="out|link|device|pipe") as error:
         unpack(tmp_path / "archive", tmp_path / "deep" / "target")
-    assert "nothing was unpacked" in str(error.value) and [p.name for p in tmp_path.rglob("*")] in (["archive"], ["deep", "archive"], ["archive", "deep"])
+    assert "nothing was unpacked" in str(error.value) and [p.name for p in tmp_path.rglob("*")] in (
+        ["archive"],
+        ["deep", "archive"],
+        ["archive", "deep"],
+    )
 
 
 @pytest.mark.parametrize("make", ["tar", "zip"])
@@ -643,7 +705,9 @@ def test_damaged_archives_leave_nothing(tmp_path, make):
     for name in "abc":
         (tmp_path / "good" / name).mkdir(parents=True)
         (tmp_path / "good" / name / "image").write_bytes(random.Random(name).randbytes(3000))
-    whole = Path(shutil.make_archive(str(tmp_path / "archive"), "gztar" if make == "tar" else "zip", tmp_path / "good")).read_bytes()
+    whole = Path(
+        shutil.make_archive(str(tmp_path / "archive"), "gztar" if make == "tar" else "zip", tmp_path / "good")
+    ).read_bytes()
     archive, target, rng, refused = tmp_path / "one", tmp_path / "out" / "target", random.Random(0), 0
     for _ in range(MUTATIONS):
         archive.write_bytes(mutate(whole, rng))
@@ -725,6 +789,7 @@ def test_fetch_refuses_what_cannot_be_had(name, tmp_path):
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------
+
 
 def test_official_checksums_are_those_of_torchvision():
     "Read in torchvision's source: to import it takes seconds."

@@ -1,4 +1,5 @@
 "The GPU's first layer on a CPU: Triton interprets its kernels and compiles them for a GPU without one."
+
 import json
 import os
 import subprocess
@@ -8,7 +9,13 @@ import pytest
 
 pytest.importorskip("triton", "3.7", reason="Triton is there for Linux alone; older ones interpret otherwise")
 
-CASES = [((images, inputs, side, side), channels, relu, half) for images, inputs, side in ((3, 1, 28), (2, 3, 10)) for channels in (5, 33) for relu in (True, False) for half in (False, True)]
+CASES = [
+    ((images, inputs, side, side), channels, relu, half)
+    for images, inputs, side in ((3, 1, 28), (2, 3, 10))
+    for channels in (5, 33)
+    for relu in (True, False)
+    for half in (False, True)
+]
 
 INTERPRETED = """
 import json, sys, torch, triton.language as tl
@@ -65,13 +72,17 @@ print(json.dumps(found))
 
 def said(script, *given, **environment):
     "What a script prints, in a process of its own: Triton decides when it is imported whether it interprets."
-    done = subprocess.run([sys.executable, "-c", script, *given], env=os.environ | environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *given], env=os.environ | environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_interpreted_kernels_are_convolution_activation_mean_and_pooling():
-    for case, (wrong, ours, library) in zip(CASES, said(INTERPRETED, json.dumps(CASES), TRITON_INTERPRET="1"), strict=True):
+    for case, (wrong, ours, library) in zip(
+        CASES, said(INTERPRETED, json.dumps(CASES), TRITON_INTERPRET="1"), strict=True
+    ):
         assert not wrong, case
         # the interpreter cuts bfloat16 off where a GPU rounds
         assert case[-1] or all(one < 1.5 * other + 1e-5 for one, other in zip(ours, library)), (case, ours, library)

@@ -1,4 +1,5 @@
 """FullGrad on nets written against all expectations: the terms add up, and nothing is left behind."""
+
 from unittest import mock
 
 import pytest
@@ -20,7 +21,11 @@ class Odd(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.classifier, self.second, self.first = nn.Linear(8 * 49, 10), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(1, 8, 3, padding=1)
+        self.classifier, self.second, self.first = (
+            nn.Linear(8 * 49, 10),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(1, 8, 3, padding=1),
+        )
         self.norm, self.relu = nn.BatchNorm2d(8, affine=False), nn.ReLU(inplace=True)
         self.weight, self.bias = nn.Parameter(torch.randn(8, 8, 3, 3) / 9), nn.Parameter(torch.randn(8))
 
@@ -38,7 +43,11 @@ class Attending(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner, self.norm, self.head = nn.MultiheadAttention(28, 2, batch_first=True), nn.LayerNorm(28), nn.Linear(28, 10)
+        self.inner, self.norm, self.head = (
+            nn.MultiheadAttention(28, 2, batch_first=True),
+            nn.LayerNorm(28),
+            nn.Linear(28, 10),
+        )
 
     def forward(self, x):
         x = x[:, 0]
@@ -70,7 +79,11 @@ class Shared(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.third, self.head = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1), nn.Linear(784, 10)
+        self.first, self.third, self.head = (
+            nn.Conv2d(1, 1, 3, padding=1),
+            nn.Conv2d(1, 1, 3, padding=1),
+            nn.Linear(784, 10),
+        )
         self.second = self.first
         self.third.weight = self.first.weight
 
@@ -166,8 +179,14 @@ class Square(torch.autograd.Function):
     ("hidden", "message"),
     [
         (lambda: Through(Square.apply), "Square has no forward-mode derivative"),
-        (lambda: Through(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.SiLU()))), "step has no forward-mode derivative"),
-        (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(676, 10))), "has no forward-mode derivative"),
+        (
+            lambda: Through(torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.SiLU()))),
+            "step has no forward-mode derivative",
+        ),
+        (
+            lambda: torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(676, 10))),
+            "has no forward-mode derivative",
+        ),
         (lambda: nn.DataParallel(ToyNet()), "DataParallel has no forward-mode derivative"),
         (lambda: Cells(), "take nn.LSTM"),
         (lambda: Through(nn.BatchNorm2d(1, track_running_stats=False)), "give it running statistics"),
@@ -265,7 +284,15 @@ class Broken(nn.Module):
         raise ValueError("no")
 
 
-@pytest.mark.parametrize("use", [fullgrad_terms, lambda net, x: FullGrad(net).attribute(x), lambda net, x: SmoothFullGrad(net).attribute(x, samples=2), channel_importance])
+@pytest.mark.parametrize(
+    "use",
+    [
+        fullgrad_terms,
+        lambda net, x: FullGrad(net).attribute(x),
+        lambda net, x: SmoothFullGrad(net).attribute(x, samples=2),
+        channel_importance,
+    ],
+)
 def test_nothing_is_left_behind_also_after_an_error(use):
     net, x = nn.Sequential(ToyNet(gate="se"), nn.Identity()).train(), torch.rand(2, 1, 28, 28)
     net[0].classifier.bias.requires_grad_(False)
@@ -277,7 +304,9 @@ def test_nothing_is_left_behind_also_after_an_error(use):
         use(net, x)
     assert all(part.training for part in net.modules()) and not x.requires_grad
     assert before == [(p.requires_grad, p.grad) for p in net.parameters()]
-    assert not any(part._forward_hooks or part._forward_pre_hooks or getattr(part, "held", None) for part in net.modules())
+    assert not any(
+        part._forward_hooks or part._forward_pre_hooks or getattr(part, "held", None) for part in net.modules()
+    )
     assert not modules._global_forward_hooks and not modules._global_forward_pre_hooks
     assert torch.equal(state, torch.get_rng_state())
 
@@ -291,7 +320,9 @@ def test_a_class_that_does_not_exist_is_refused(target):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
 def test_classes_may_be_any_whole_numbers(dtype):
     net, x = ToyNet(), torch.rand(2, 1, 28, 28)
-    torch.testing.assert_close(fullgrad_terms(net, x, torch.tensor([3, 1], dtype=dtype)).output, fullgrad_terms(net, x, [3, 1]).output)
+    torch.testing.assert_close(
+        fullgrad_terms(net, x, torch.tensor([3, 1], dtype=dtype)).output, fullgrad_terms(net, x, [3, 1]).output
+    )
 
 
 def test_float32_is_complete_up_to_its_rounding():

@@ -1,4 +1,5 @@
 "What only a GPU can show; skipped where there is none."
+
 from copy import deepcopy
 from dataclasses import replace
 from unittest.mock import Mock
@@ -9,8 +10,6 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no GPU here", allow_module_level=True)
 
-pytestmark = pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler says that they are left unused: so it is meant
-
 from fmm_nb import graphs, loop
 from fmm_nb.batches import parts
 from fmm_nb.data import load
@@ -19,10 +18,16 @@ from fmm_nb.loop import Training, arithmetic, run
 from fmm_nb.specs import MODELS, Protocol, Spec
 from fmm_nb.training import train, train_many
 
-EXACT = Protocol(epochs=4, batch_size=50, learning_rate=0.0625, precision="float64", snapshots=(1,))  # a rate that float32 holds exactly
+# the compiler says that tensor cores are left unused: so it is meant
+pytestmark = pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
+EXACT = Protocol(
+    epochs=4, batch_size=50, learning_rate=0.0625, precision="float64", snapshots=(1,)
+)  # a rate that float32 holds exactly
 RECIPES = {name: Spec(name, "mnist_mini", EXACT, n_train=250) for name in MODELS}
 RECIPES["batch norm"] = replace(RECIPES["am"], options={"batch_norm": True})
-RECIPES["augmented, mixup"] = replace(RECIPES["am"], protocol=replace(EXACT, augmentation="crop_flip", mixup=0.5, optimizer="nesterov", schedule="cosine"))
+RECIPES["augmented, mixup"] = replace(
+    RECIPES["am"], protocol=replace(EXACT, augmentation="crop_flip", mixup=0.5, optimizer="nesterov", schedule="cosine")
+)
 RECIPES["penalised"] = replace(RECIPES["cnn"], protocol=replace(EXACT, jacobian_penalty=0.01))
 RECIPES["residual"] = replace(RECIPES["cnn"], model="wrn10_1", protocol=replace(EXACT, augmentation="crop_flip"))
 RECIPES["a smaller last step"] = replace(RECIPES["am"], protocol=replace(EXACT, batch_size=60))
@@ -41,13 +46,25 @@ def digits():
 
 def distance(one, other):
     "The largest relative distance of two states."
-    return torch.stack([(one[name].cpu() - other[name].cpu()).double().norm() / one[name].cpu().double().norm().clamp_min(1e-300) for name in one]).max().item()
+    return (
+        torch.stack(
+            [
+                (one[name].cpu() - other[name].cpu()).double().norm()
+                / one[name].cpu().double().norm().clamp_min(1e-300)
+                for name in one
+            ]
+        )
+        .max()
+        .item()
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_replayed_steps_give_the_weights_of_the_same_steps_on_the_cpu(name, digits, monkeypatch):
     recorded = []
-    monkeypatch.setattr(graphs, "recorded", lambda program, record=graphs.recorded: recorded.append(record(program)) or recorded[-1])
+    monkeypatch.setattr(
+        graphs, "recorded", lambda program, record=graphs.recorded: recorded.append(record(program)) or recorded[-1]
+    )
     specs = [replace(RECIPES[name], seed=seed) for seed in range(2)]
     together = [Training(spec, parts(spec, digits, "cuda"), "cuda") for spec in specs]
     run_together(together)
@@ -56,7 +73,9 @@ def test_replayed_steps_give_the_weights_of_the_same_steps_on_the_cpu(name, digi
         alone = Training(spec, parts(spec, digits))
         run(alone)
         # the fused descent of a GPU takes rates in float32 alone: those of a cosine are rounded
-        assert distance(alone.model.state_dict(), training.model.state_dict()) < (1e-6 if spec.protocol.schedule == "cosine" else 1e-10)
+        assert distance(alone.model.state_dict(), training.model.state_dict()) < (
+            1e-6 if spec.protocol.schedule == "cosine" else 1e-10
+        )
 
 
 @pytest.mark.parametrize("name", ["cnn", "am", "am_shuffled", "augmented, mixup", "residual"])
@@ -73,7 +92,11 @@ def test_fused_operations_give_the_same_weights(name, digits, monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_other_arms_and_rates_train_abreast_and_learn(precision, digits):
     recipe = Protocol(epochs=6, batch_size=25, precision=precision)
-    specs = [Spec(model, "mnist_mini", replace(recipe, learning_rate=rate), n_train=2000) for model in ("cnn", "am", "am_static") for rate in (0.02, 0.05)]
+    specs = [
+        Spec(model, "mnist_mini", replace(recipe, learning_rate=rate), n_train=2000)
+        for model in ("cnn", "am", "am_static")
+        for rate in (0.02, 0.05)
+    ]
     for trained in train_many(specs, load("mnist_mini")):
         assert trained.record["device"] == "cuda" and trained.record["precision"] == precision
         assert trained.history.test_accuracy.iloc[-1] > 0.8
@@ -93,7 +116,9 @@ def test_an_interrupted_group_goes_on_from_its_checkpoints(digits, tmp_path, mon
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     specs = [replace(RECIPES["augmented, mixup"], seed=seed) for seed in range(2)]
     files = {spec: tmp_path / spec.key for spec in specs}
-    whole, stopped, resumed = ([Training(spec, parts(spec, digits, "cuda"), "cuda") for spec in specs] for _ in range(3))
+    whole, stopped, resumed = (
+        [Training(spec, parts(spec, digits, "cuda"), "cuda") for spec in specs] for _ in range(3)
+    )
     run_together(whole)
     with pytest.raises(KeyboardInterrupt):
         run_together(stopped, Mock(side_effect=[None, KeyboardInterrupt]), files)
@@ -132,7 +157,9 @@ def test_a_first_layer_that_is_wrong_is_not_used(monkeypatch):
 @pytest.mark.parametrize("name", ["cnn", "am", "am_static", "cnn_matched"])
 def test_a_long_training_takes_the_steps_of_a_short_one(name, digits, monkeypatch):
     # an epoch alone: rounding grows by an eighth a step
-    spec = replace(RECIPES[name], protocol=Protocol(epochs=1, batch_size=25, learning_rate=0.05, precision="float32"), n_train=500)
+    spec = replace(
+        RECIPES[name], protocol=Protocol(epochs=1, batch_size=25, learning_rate=0.05, precision="float32"), n_train=500
+    )
     plain = Training(spec, parts(spec, load("mnist_mini"), "cuda"), "cuda")
     run_together([plain])
     monkeypatch.setattr(graphs, "LONG", 0)

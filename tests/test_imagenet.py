@@ -1,4 +1,5 @@
 "Training on a folder of pictures in two processes, as torchrun starts them on several GPUs: either is killed, and the same command goes on."
+
 import json
 import os
 import re
@@ -32,7 +33,16 @@ def pictures(tmp_path_factory):
     "A folder with train/CLASS/ and val/CLASS/: trousers and bags."
     folder, images = tmp_path_factory.mktemp("pictures"), load("fashion_mini").subset(1000, 200)
     train, test = (torch.isin(y, torch.tensor([1, 8])) for y in (images.train_y, images.test_y))
-    write_pictures(replace(images, train_x=images.train_x[train], train_y=images.train_y[train], test_x=images.test_x[test], test_y=images.test_y[test]), folder)
+    write_pictures(
+        replace(
+            images,
+            train_x=images.train_x[train],
+            train_y=images.train_y[train],
+            test_x=images.test_x[test],
+            test_y=images.test_y[test],
+        ),
+        folder,
+    )
     return folder
 
 
@@ -98,13 +108,17 @@ def test_killed_training_ends_and_goes_on_to_the_same_weights(started, tmp_path)
         pair = kill_one(process, rank, tmp_path / "killed" / "log.csv")
         code, out, errors = end(process)
         assert code == 1 and not [child for child in pair if child.is_running()]
-        assert re.search(rf"^fmm: (process {other} of 2 lost another process|stopped; what was finished is kept)", errors, re.M), errors
+        assert re.search(
+            rf"^fmm: (process {other} of 2 lost another process|stopped; what was finished is kept)", errors, re.M
+        ), errors
         assert 1 <= epochs_in(tmp_path / "killed" / "log.csv") < EPOCHS
 
     code, out, errors = end(started(tmp_path / "killed"))
     assert code == 0 and not out.startswith("epoch 1 "), out + errors
     resumed = pd.read_csv(tmp_path / "killed" / "log.csv")
-    pd.testing.assert_frame_equal(resumed.drop(columns="images_per_second"), whole.drop(columns="images_per_second"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        resumed.drop(columns="images_per_second"), whole.drop(columns="images_per_second"), check_exact=True
+    )
     states = [torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "killed")]
     assert states[0]["net"].keys() == states[1]["net"].keys()
     assert not [name for name, weight in states[0]["net"].items() if not torch.equal(weight, states[1]["net"][name])]
@@ -114,7 +128,10 @@ def test_killed_training_ends_and_goes_on_to_the_same_weights(started, tmp_path)
     "change, said",
     [
         ({"name": "resnet_b1_atak"}, "unknown model 'resnet_b1_atak'; did you mean 'resnet_b1_atac'"),
-        ({"--data": "nowhere"}, "there is no folder nowhere/train: --data names a folder with train/CLASS/ and val/CLASS/"),
+        (
+            {"--data": "nowhere"},
+            "there is no folder nowhere/train: --data names a folder with train/CLASS/ and val/CLASS/",
+        ),
         ({"--batch-size": "1000"}, "has 200 pictures, fewer than a batch of 1000: choose a smaller --batch-size"),
         ({"--epochs": "0"}, "epochs must be a whole number of at least 1, got 0"),
         ({"--workers": "-1"}, "workers must be a whole number of at least 0, got -1"),
@@ -132,14 +149,36 @@ def test_mistakes_are_told_in_one_line(change, said, pictures, tmp_path, capsys)
 
 def test_defaults_of_the_command_are_the_recipe():
     given = parser().parse_args(["imagenet", "resnet50", "--data", "folder"])
-    assert Recipe(epochs=given.epochs, batch_size=given.batch_size, image_size=given.image_size, seed=given.seed) == Recipe()
+    assert (
+        Recipe(epochs=given.epochs, batch_size=given.batch_size, image_size=given.image_size, seed=given.seed)
+        == Recipe()
+    )
 
 
 def test_a_command_leaves_the_process_as_it_was(pictures, tmp_path):
     before = signal.getsignal(signal.SIGTERM), torch.backends.cudnn.benchmark
     for given in (["--batch-size", "20"], ["--batch-size", "1000"]):
-        code = main(["imagenet", "wrn10_1", "--data", str(pictures), "--out", str(tmp_path), "--epochs", "1", "--image-size", "8", "--workers", "0", *given])
-        assert (code, signal.getsignal(signal.SIGTERM), torch.backends.cudnn.benchmark) == (0 if given[1] == "20" else 2, *before)
+        code = main(
+            [
+                "imagenet",
+                "wrn10_1",
+                "--data",
+                str(pictures),
+                "--out",
+                str(tmp_path),
+                "--epochs",
+                "1",
+                "--image-size",
+                "8",
+                "--workers",
+                "0",
+                *given,
+            ]
+        )
+        assert (code, signal.getsignal(signal.SIGTERM), torch.backends.cudnn.benchmark) == (
+            0 if given[1] == "20" else 2,
+            *before,
+        )
 
 
 @pytest.mark.parametrize("better, word", [("atac_resnet50", "supported"), ("resnet50", "contradicted")])
@@ -150,7 +189,9 @@ def test_logs_of_trainings_test_the_claim_of_errors(better, word, tmp_path):
         out = tmp_path / "imagenet" / f"{name}-seed{seed}"
         out.mkdir(parents=True)
         keep_log(out, {"origin": json.dumps(origin | {"model": name, "seed": seed}), "history": history})
-    counts = pd.DataFrame([{"data": "imagenet", "model": name, "seed": 0, "parameters": 1} for name in NETS])  # of the same nets, in the same table
+    counts = pd.DataFrame(
+        [{"data": "imagenet", "model": name, "seed": 0, "parameters": 1} for name in NETS]
+    )  # of the same nets, in the same table
     trained = pd.DataFrame(finished(tmp_path / "imagenet")).assign(data="imagenet")
     verdict = lambda rows: decide({"A10": evidence(CLAIMS["A10"], rows)})["A10"]
     assert (verdict(counts), verdict(pd.concat([counts, trained]))) == ("not tested", word)

@@ -1,4 +1,5 @@
 """Rows of nets that several processes measure: the same as those of one, and none lost."""
+
 import os
 import signal
 import threading

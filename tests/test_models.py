@@ -1,4 +1,5 @@
 """Every net and unit does what a torch module is expected to do; the gates work on nets that we did not write."""
+
 import pickle
 from copy import deepcopy
 
@@ -22,7 +23,9 @@ def module_of(kind, name):
     return create_model(name, in_channels=3, image_size=16, num_classes=5, **small), torch.randn(4, 3, 16, 16)
 
 
-@pytest.fixture(params=[*(("net", name) for name in list_models()), *(("unit", name) for name in all_units())], ids=" ".join)
+@pytest.fixture(
+    params=[*(("net", name) for name in list_models()), *(("unit", name) for name in all_units())], ids=" ".join
+)
 def case(request):
     return module_of(*request.param)
 
@@ -50,7 +53,9 @@ def test_bfloat16_autocast_trains(case):
 def test_channels_last_computes_the_same(case):
     net, x = case
     other = deepcopy(net).to(memory_format=torch.channels_last)
-    torch.testing.assert_close(other.eval()(x.to(memory_format=torch.channels_last)), net.eval()(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        other.eval()(x.to(memory_format=torch.channels_last)), net.eval()(x), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_copies_are_equal_and_apart(case):
@@ -97,7 +102,11 @@ def test_nothing_works_in_place(case):
     net, x = case
     seen = []
     for module in net.modules():
-        module.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], inputs[0].detach().clone(), output, output.detach().clone())))
+        module.register_forward_hook(
+            lambda module, inputs, output: seen.append(
+                (inputs[0], inputs[0].detach().clone(), output, output.detach().clone())
+            )
+        )
     net(x)
     for given, before, made, after in seen:
         assert torch.equal(given, before) and torch.equal(made, after)
@@ -123,13 +132,20 @@ def test_resnet18_with_relu_gates_is_resnet18(resnet):
 def test_resnet18_with_attention_trains(resnet):
     gated = replace_activations(resnet, nn.ReLU, lambda channels: unit("atac", channels)).train()
     gated(torch.randn(2, 3, 64, 64)).sum().backward()
-    channels = {name: gate.gate.squeeze.in_channels for name, gate in gates_of(gated).items() if isinstance(gate.gate, type(unit("atac", 8).gate))}
+    channels = {
+        name: gate.gate.squeeze.in_channels
+        for name, gate in gates_of(gated).items()
+        if isinstance(gate.gate, type(unit("atac", 8).gate))
+    }
     assert channels["relu"] == 64 and channels["layer4.1.relu_2"] == 512 and len(channels) == 17
     assert all(p.grad is not None for p in gated.parameters())
 
 
 def test_other_peoples_gates_are_read_frozen_and_replaced(resnet):
-    gated, x = replace_activations(resnet, nn.ReLU, lambda channels: unit("se", channels)).eval(), torch.randn(2, 3, 64, 64)
+    gated, x = (
+        replace_activations(resnet, nn.ReLU, lambda channels: unit("se", channels)).eval(),
+        torch.randn(2, 3, 64, 64),
+    )
     values = read_gates(gated, x)
     assert values["layer2.0.relu"].shape == (2, 128, 1, 1)
     expected = gated(x)
@@ -187,7 +203,12 @@ class Over(nn.Module):
 
     def __init__(self, activate):
         super().__init__()
-        self.first, self.second, self.relu, self.spare = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.Sequential(nn.Conv2d(3, 3, 1))
+        self.first, self.second, self.relu, self.spare = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 1),
+            nn.ReLU(inplace=True),
+            nn.Sequential(nn.Conv2d(3, 3, 1)),
+        )
         self.again, self.activate, self.scale = self.second, activate, nn.Parameter(torch.ones(3))
         self.register_buffer("note", torch.zeros(2), persistent=False)
 
@@ -220,24 +241,41 @@ def test_an_activation_that_writes_over_its_input_is_the_same_as_a_unit(activate
 
 def test_what_was_written_over_under_another_name_is_refused():
     before = lambda taken, written: taken
-    for activate in (lambda net, y: net.relu(y.flatten(2)).view_as(y), lambda net, y: net.relu(y[:, :]), lambda net, y: before(y.float(), net.relu(y)), lambda net, y: before(y.swapaxes(2, 3), net.relu(y)).swapaxes(2, 3)):
+    for activate in (
+        lambda net, y: net.relu(y.flatten(2)).view_as(y),
+        lambda net, y: net.relu(y[:, :]),
+        lambda net, y: before(y.float(), net.relu(y)),
+        lambda net, y: before(y.swapaxes(2, 3), net.relu(y)).swapaxes(2, 3),
+    ):
         with pytest.raises(InputError, match=r"relu works in place, and \w+ goes on with what it wrote over"):
             replace_activations(Over(activate), nn.ReLU, lambda channels: unit("relu", channels))
 
 
 def test_units_are_of_the_nets_type_and_in_its_mode():
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()).double().eval()
+    net = (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()).double().eval()
+    )
     net[4].train()
     gated = replace_activations(net, nn.ReLU, lambda channels: unit("atac", channels))
     assert {value.dtype for value in gated.state_dict().values() if value.is_floating_point()} == {torch.float64}
-    assert [not part.training for part in (gated, gated[2], gated[2].gate.squeeze_norm, gated[4])] == [True, True, True, False]
+    assert [not part.training for part in (gated, gated[2], gated[2].gate.squeeze_norm, gated[4])] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_unit_for_maps_does_not_stand_behind_a_linear_layer():
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 3))
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 3)
+    )
     with pytest.raises(InputError, match=r"make\(8\) gives no unit for vectors"):
         replace_activations(net, nn.ReLU, lambda channels: unit("atac", channels))
-    for make in (lambda channels: unit("se", channels), lambda channels: unit("atac" if channels == 4 else "relu", channels)):
+    for make in (
+        lambda channels: unit("se", channels),
+        lambda channels: unit("atac" if channels == 4 else "relu", channels),
+    ):
         assert replace_activations(net, nn.ReLU, make)(torch.rand(2, 1, 8, 8)).shape == (2, 3)
 
 

@@ -1,4 +1,5 @@
 """What the study writes itself, mutated: the right answer or our named error, never another exception, never a wrong value."""
+
 import json
 import os
 import random
@@ -26,7 +27,15 @@ from fmm_nb.training import train
 
 MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 100))
 SPEC = Spec("cnn", "mnist_mini", Protocol(epochs=1, batch_size=20), n_train=40)
-ROW = {"key": "0123456789abcdef", "measure_version": 1, "model": "am", "data": "mnist", "seed": 0, "precision": "float32", "value": 0.1}
+ROW = {
+    "key": "0123456789abcdef",
+    "measure_version": 1,
+    "model": "am",
+    "data": "mnist",
+    "seed": 0,
+    "precision": "float32",
+    "value": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +67,11 @@ def test_nets(tmp_path, images, kind):
     whole = read_net(tmp_path, SPEC.key)
     for same in mutations(tmp_path / f"{SPEC.key}.{kind}"):
         found = answer(lambda: read_net(tmp_path, SPEC.key))
-        right = found is not None and found.history.equals(whole.history) and all(torch.equal(found.weights[1][name], value) for name, value in whole.weights[1].items())
+        right = (
+            found is not None
+            and found.history.equals(whole.history)
+            and all(torch.equal(found.weights[1][name], value) for name, value in whole.weights[1].items())
+        )
         assert right if same else found is None or right
         list(records(tmp_path))
     assert Store(tmp_path).verify() == []
@@ -112,7 +125,11 @@ def test_notebooks(tmp_path, monkeypatch):
     page.target.parent.mkdir(parents=True)
     for _ in mutations(source):
         texts.append(batch._papermill(page, page.target))
-    assert batch._papermill(page, page.target) is None and 0 < sum(map(bool, texts)) and "\n" not in "".join(filter(None, texts))
+    assert (
+        batch._papermill(page, page.target) is None
+        and 0 < sum(map(bool, texts))
+        and "\n" not in "".join(filter(None, texts))
+    )
     page.stamp.parent.mkdir(exist_ok=True)
     page.stamp.write_text(json.dumps(pages.inputs(page) | pages.made(page)))
     for same in mutations(page.target):
@@ -131,7 +148,9 @@ def test_a_page_whose_figure_or_rows_were_altered_is_out_of_date(tmp_path, monke
     assert pages.state(page) == "done"
     for path in made:
         path.write_text("as it wos")
-        assert pages.state(page) == "stale" and [name for name, *_ in pages.changes(page)] == [f"made {path.relative_to(page.out)}"]
+        assert pages.state(page) == "stale" and [name for name, *_ in pages.changes(page)] == [
+            f"made {path.relative_to(page.out)}"
+        ]
         path.write_text("as it was")
     shutil.rmtree(page.out / "figures")
     assert pages.changes(page)[0][2] is None

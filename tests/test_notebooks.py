@@ -1,4 +1,5 @@
 "Notebooks are clean, the package is what they export, README.md is what nbs/index.ipynb says, and pages keep their shape."
+
 import ast
 import difflib
 import json
@@ -76,7 +77,10 @@ def test_is_clean(path, fresh):
     check(old == new, f"not clean; mend with: nbdev_clean\n{difference(old, new, name(path))}")
     for number, cell in enumerate(read(path)["cells"]):
         ran = cell.get("outputs") or cell.get("execution_count")
-        check(not ran, f"{name(path)}: cell {number} has outputs; mend with: jupyter nbconvert --clear-output --inplace {name(path)}")
+        check(
+            not ran,
+            f"{name(path)}: cell {number} has outputs; mend with: jupyter nbconvert --clear-output --inplace {name(path)}",
+        )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
@@ -100,25 +104,47 @@ def test_survives_being_edited_as_text(path):
     "CONTRIBUTING.md's way to edit: jupytext takes a line of prose that begins with #! for a command, unless it is indented."
     cells = nbformat.read(path, as_version=4).cells
     back = jupytext.reads(jupytext.writes(nbformat.v4.new_notebook(cells=cells), "py:percent"), "py:percent").cells
-    parts = [difference(old.source, new.source, name(path)) for old, new in zip(cells, back, strict=True) if old.source != new.source]
+    parts = [
+        difference(old.source, new.source, name(path))
+        for old, new in zip(cells, back, strict=True)
+        if old.source != new.source
+    ]
     check(not parts, "jupytext would change it:\n" + "\n".join(parts))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_scripts_for_slurm_begin_as_scripts(path):
     prose = "\n".join("".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
-    scripts = [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)```", prose, flags=re.M | re.S) if "#SBATCH" in block]
-    check(all(script.startswith("#!/") for script in scripts), f"{name(path)}: sbatch takes no script without its first line #!/bin/bash")
+    scripts = [
+        textwrap.dedent(block)
+        for block in re.findall(r"^ *```sh\n(.*?)```", prose, flags=re.M | re.S)
+        if "#SBATCH" in block
+    ]
+    check(
+        all(script.startswith("#!/") for script in scripts),
+        f"{name(path)}: sbatch takes no script without its first line #!/bin/bash",
+    )
 
 
 def test_package_is_what_the_notebooks_export(fresh):
     there = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "fmm_nb").glob("*.py")}
     made = {p.name: p.read_text(encoding="utf-8") for p in (fresh / "fmm_nb").glob("*.py")}
     orphans = sorted(there.keys() - made.keys())
-    check(not orphans, f"no notebook exports {', '.join(orphans)}: write it as a page of nbs/lib, or remove it from fmm_nb")
+    check(
+        not orphans,
+        f"no notebook exports {', '.join(orphans)}: write it as a page of nbs/lib, or remove it from fmm_nb",
+    )
     parts = [difference(there.get(f, ""), made[f], f"fmm_nb/{f}") for f in sorted(made) if there.get(f) != made[f]]
     mend = "nbdev_export (nbdev_update first, where fmm_nb was edited by hand and the edit should stay)"
     check(not parts, f"fmm_nb differs from its notebooks; mend with: {mend}\n" + "\n".join(parts))
+
+
+@pytest.mark.parametrize(
+    "words, mend", [(["format", "--check"], "ruff format"), (["check"], "ruff check --fix, or by hand")]
+)
+def test_code_is_laid_out(words, mend):
+    done = subprocess.run([sys.executable, "-m", "ruff", *words, "."], cwd=ROOT, capture_output=True, text=True)
+    check(done.returncode == 0, f"{done.stdout}{done.stderr}\nmend with: {mend}")
 
 
 def test_readme_is_what_the_index_says():
@@ -148,7 +174,9 @@ def test_cells_are_short(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "fmm_nb").glob("[!_]*.py")), ids=name)
 def test_functions_are_short(path):
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    sizes = {n.name: n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+    sizes = {
+        n.name: n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
     long = [f"{function} has {size} lines" for function, size in sizes.items() if size > MAX_FUNCTION]
     check(not long, f"{name(path)}: {'; '.join(long)} (most: {MAX_FUNCTION})")
 
@@ -157,6 +185,11 @@ def test_library_pages_stand_in_the_order_of_dependence():
     order = {path.stem.partition("_")[2]: path.stem for path in (ROOT / "nbs" / "lib").glob("*.ipynb")}
     for module, page in order.items():
         nodes = ast.parse((ROOT / "fmm_nb" / f"{module}.py").read_text(encoding="utf-8")).body
-        needed = [name for node in nodes if isinstance(node, ast.ImportFrom) and node.level for name in ([node.module] if node.module else [alias.name for alias in node.names])]
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        needed = [node.module.removeprefix("fmm_nb.") for node in imports if node.module]
+        needed += [alias.name for node in imports if node.level and not node.module for alias in node.names]
         late = [order[name] for name in needed if order.get(name, "") > page]
-        check(not late, f"nbs/lib/{page}.ipynb needs {', '.join(late)}, which comes after it: give it a later number (links to it change too)")
+        check(
+            not late,
+            f"nbs/lib/{page}.ipynb needs {', '.join(late)}, which comes after it: give it a later number (links to it change too)",
+        )

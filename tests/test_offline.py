@@ -1,4 +1,5 @@
 "The study on a machine without a network: bundle, slice, archive."
+
 import io
 import os
 import signal
@@ -26,12 +27,30 @@ def test_a_bundle_runs_a_slice_and_its_archive_is_taken_in(tmp_path, monkeypatch
     assert len(parts) > 3 and all(part.stat().st_size <= 10**6 for part in parts)
     with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as archive:
         archive.extractall(there)
-    assert (there / "wheels" / "one-1-py3-none-any.whl").read_bytes() == b"a wheel" and not list(there.rglob("__pycache__"))
+    assert (there / "wheels" / "one-1-py3-none-any.whl").read_bytes() == b"a wheel" and not list(
+        there.rglob("__pycache__")
+    )
     environment = os.environ | {"PYTHONPATH": str(there), "FMM_DATA": str(there / "images")}
-    run = subprocess.run([sys.executable, "-c", "import sys; from fmm_nb.cli import main; sys.exit(main())", "slice", "01", "--minutes", "0.02"], env=environment, cwd=there, capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from fmm_nb.cli import main; sys.exit(main())",
+            "slice",
+            "01",
+            "--minutes",
+            "0.02",
+        ],
+        env=environment,
+        cwd=there,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0 and "the same command goes on; build/smoke.tar.gz" in run.stdout, run.stdout + run.stderr
     with tarfile.open(there / "build" / "smoke.tar.gz") as archive:
-        assert all(name.startswith("smoke/rows/") for name in archive.getnames())  # what was measured before time was up; no page
+        assert all(
+            name.startswith("smoke/rows/") for name in archive.getnames()
+        )  # what was measured before time was up; no page
 
 
 def test_what_comes_back_twice_is_taken_in_once(tmp_path):
@@ -50,14 +69,25 @@ def test_time_that_is_up_stops_a_slice(capfd):
     assert not run_slice(["03", "05"], "smoke", minutes=1e-9)
 
 
-@pytest.mark.parametrize("wrong, said", [({"minutes": 0}, "minutes"), ({"minutes": float("nan")}, "minutes"), ({"workers": 0}, "workers"), ({"scale": "tiny"}, "unknown scale"), ({"names": ["99"]}, "unknown experiment")])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"minutes": 0}, "minutes"),
+        ({"minutes": float("nan")}, "minutes"),
+        ({"workers": 0}, "workers"),
+        ({"scale": "tiny"}, "unknown scale"),
+        ({"names": ["99"]}, "unknown experiment"),
+    ],
+)
 def test_a_slice_that_no_call_can_run_is_refused(wrong, said):
     with pytest.raises(InputError, match=said):
         run_slice(**{"names": [], "scale": "smoke"} | wrong)
 
 
 def test_who_stops_a_slice_stops_what_it_runs(tmp_path):
-    child = "import os, time; open('pid.part', 'w').write(str(os.getpid())); os.replace('pid.part', 'pid'); time.sleep(600)"
+    child = (
+        "import os, time; open('pid.part', 'w').write(str(os.getpid())); os.replace('pid.part', 'pid'); time.sleep(600)"
+    )
     code = f"import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from fmm_nb.offline import _stopped_at; _stopped_at(time.monotonic() + 600, [sys.executable, '-c', {child!r}])"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     while not (tmp_path / "pid").exists():
@@ -77,7 +107,7 @@ def test_an_archive_cannot_write_outside(name, tmp_path):
     build = tmp_path / "deep" / "build"
     with pytest.raises(InputError, match="escaped.csv', which is (outside the folder|an absolute)"):
         take_in(tmp_path / "evil.tar.gz", build)
-    assert not [path for path in tmp_path.rglob("escaped.csv")] and not Path("/tmp/escaped.csv").exists()
+    assert not list(tmp_path.rglob("escaped.csv")) and not Path("/tmp/escaped.csv").exists()
 
 
 @pytest.mark.parametrize("text", [b"", b"no archive", b"\x1f\x8b half"])
@@ -94,10 +124,19 @@ def test_unfinished_pages_bring_their_nets(tmp_path):
     store = tmp_path / "store"
     store.mkdir()
     ours, begun = (spec.key for spec in specs("10_precision", "smoke")[:2])
-    for name in (f"{ours}.json", f"{ours}.safetensors", f"{ours}.lock", f"{begun}.checkpoint", "other.json", "other.checkpoint"):
+    for name in (
+        f"{ours}.json",
+        f"{ours}.safetensors",
+        f"{ours}.lock",
+        f"{begun}.checkpoint",
+        "other.json",
+        "other.checkpoint",
+    ):
         (store / name).touch()
     with tarfile.open(pack("smoke", tmp_path / "a.tar.gz", tmp_path)) as archive:
-        assert sorted(archive.getnames()) == sorted([f"store/{ours}.json", f"store/{ours}.safetensors", f"store/{begun}.checkpoint"])
+        assert sorted(archive.getnames()) == sorted(
+            [f"store/{ours}.json", f"store/{ours}.safetensors", f"store/{begun}.checkpoint"]
+        )
 
 
 def test_a_bundle_of_no_scale_fetches_nothing(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 "Measures in the hands of others: nets that are compiled, threads, torch.inference_mode, one image at a time. The numbers are the same."
+
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -31,7 +32,10 @@ MEASURES = {
     "smooth map": lambda net, x: [SmoothFullGrad(net).attribute(x, samples=2)],
     "gates": lambda net, x: read_gates(net, x).values(),
     "weights": lambda net, x: attention_weights(net, x).values(),
-    **{method: lambda net, x, method=method: channel_importance(net, x, method).values() for method in ("gate_grad", "smooth_gxa_in", "bias_grad", "ablation", "conductance")},
+    **{
+        method: lambda net, x, method=method: channel_importance(net, x, method).values()
+        for method in ("gate_grad", "smooth_gxa_in", "bias_grad", "ablation", "conductance")
+    },
     "jacobian": lambda net, x: [jacobian_norm(net, x)],
     "spread": lambda net, x: [torch.tensor(output_sensitivity(net, x))],
     "curves": lambda net, x: [curves(net, x)],
@@ -45,7 +49,16 @@ MEASURES = {
 @pytest.fixture(scope="module")
 def case():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), unit("se", 8), nn.Flatten(), nn.Linear(128, 4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        unit("se", 8),
+        nn.Flatten(),
+        nn.Linear(128, 4),
+    )
     return net.double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
 
 
@@ -153,7 +166,11 @@ class Tokens(nn.Module):
         if self.last:
             x = self.norm(x).flatten(2).transpose(1, 2).tanh()
         else:
-            x = self.norm(x.flatten(2).transpose(1, 2).tanh().transpose(1, 2).unflatten(2, (6, 6))).flatten(2).transpose(1, 2)
+            x = (
+                self.norm(x.flatten(2).transpose(1, 2).tanh().transpose(1, 2).unflatten(2, (6, 6)))
+                .flatten(2)
+                .transpose(1, 2)
+            )
         return self.head(x.square()).mean(1)
 
 
@@ -190,7 +207,12 @@ class Narrow(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem, self.norm, self.gate, self.head = nn.Conv2d(3, 8, (3, 8)), stirred(nn.BatchNorm2d(8)), unit("se", 8), nn.Linear(8, 4)
+        self.stem, self.norm, self.gate, self.head = (
+            nn.Conv2d(3, 8, (3, 8)),
+            stirred(nn.BatchNorm2d(8)),
+            unit("se", 8),
+            nn.Linear(8, 4),
+        )
 
     def forward(self, x):
         return self.head(self.norm(self.gate(self.stem(x))).squeeze(-1).transpose(1, 2)).square().mean(1)
@@ -202,7 +224,17 @@ def test_gradients_of_narrow_maps_are_those_of_the_net(named, monkeypatch):
     net, x = Narrow().double().eval(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
     if named:  # arguments, as some write them
         plain = nn.functional.batch_norm
-        monkeypatch.setattr(net.norm, "forward", lambda maps: plain(input=maps, running_mean=net.norm.running_mean, running_var=net.norm.running_var, weight=net.norm.weight, bias=net.norm.bias))
+        monkeypatch.setattr(
+            net.norm,
+            "forward",
+            lambda maps: plain(
+                input=maps,
+                running_mean=net.norm.running_mean,
+                running_var=net.norm.running_var,
+                weight=net.norm.weight,
+                bias=net.norm.bias,
+            ),
+        )
     expected = torch.func.vmap(torch.func.jacfwd(lambda one: net(one[None])[0]))(x)
     torch.testing.assert_close(jacobian_norm(net, x), expected.flatten(1).norm(dim=1))
     together, alone = (channel_importance(net, part, "gate_grad")["gate"] for part in (x, x[1:2]))

@@ -1,4 +1,5 @@
 "The wheel and the sdist: what is in them, what they ask for, and that the library works where there is no repository."
+
 import email
 import json
 import os
@@ -15,7 +16,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = shutil.ignore_patterns("build", "dist", ".[!z]*", "*.egg-info", "__pycache__", "results")  # of hidden files .zenodo.json alone stays
+LEFT_OUT = shutil.ignore_patterns(
+    "build", "dist", ".[!z]*", "*.egg-info", "__pycache__", "results"
+)  # of hidden files .zenodo.json alone stays
 HEAVY = ("torch", "pandas", "papermill", "nbformat", "matplotlib")
 
 
@@ -54,7 +57,13 @@ def alone(packages, tmp_path_factory):
     target, cwd = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
     zipfile.ZipFile(packages[1]).extractall(target)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FMM_")}
-    environment |= {"PYTHONPATH": str(target), "HOME": str(cwd / "home"), "MPLBACKEND": "Agg", "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    environment |= {
+        "PYTHONPATH": str(target),
+        "HOME": str(cwd / "home"),
+        "MPLBACKEND": "Agg",
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
 
     def run(*arguments):
         return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
@@ -82,7 +91,18 @@ def test_wheel_holds_nothing_else(names):
 def test_sdist_is_enough_to_build_and_test(packages):
     with tarfile.open(packages[0]) as tar:
         names = {n.split("/", 1)[1] for n in tar.getnames() if "/" in n}
-    needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "requirements.lock", "Makefile", "README.md", "LICENSE", "CITATION.cff", ".zenodo.json"}
+    needed = {
+        "settings.ini",
+        "setup.py",
+        "pyproject.toml",
+        "constraints.txt",
+        "requirements.lock",
+        "Makefile",
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        ".zenodo.json",
+    }
     needed |= {"site/build.py", "nbs/index.ipynb"}
     assert needed <= names
     assert not [n for n in names if n.startswith(("build/", "data/results"))]
@@ -103,8 +123,19 @@ def test_extras(metadata):
     plain = {re.match(r"[\w.-]+", r)[0].lower() for r in required if "extra ==" not in r}
     assert {"torch", "numpy", "pandas"} <= plain
     assert not plain & {"papermill", "nbdev", "sphinx", "jupyterlab", "pytest", "dask", "fastcore"}
-    for package, extra in {"papermill": "run", "nbdev": "run", "myst-nb": "run", "jupyterlab": "lab", "pytest": "dev", "dask": "cluster", "accelerate": "imagenet", "triton": "kernel"}.items():
-        assert [r for r in required if re.match(rf"{package}\b", r) and f'extra == "{extra}"' in r], f"{package} is not in extra {extra}"
+    for package, extra in {
+        "papermill": "run",
+        "nbdev": "run",
+        "myst-nb": "run",
+        "jupyterlab": "lab",
+        "pytest": "dev",
+        "dask": "cluster",
+        "accelerate": "imagenet",
+        "triton": "kernel",
+    }.items():
+        assert [r for r in required if re.match(rf"{package}\b", r) and f'extra == "{extra}"' in r], (
+            f"{package} is not in extra {extra}"
+        )
 
 
 def test_every_requirement_is_pinned():
@@ -117,7 +148,11 @@ def test_every_requirement_is_pinned():
 def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_host():
     text = (ROOT / "requirements.lock").read_text()
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)(?: ;.*)? \\$", text, re.M))
-    pins = dict(line.split(" ")[0].replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = dict(
+        line.split(" ")[0].replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
     wrong = {name: (version, pins.get(name)) for name, version in locked.items() if pins.get(name) != version}
     assert len(locked) > 150 and not wrong, f"make it anew, see CONTRIBUTING.md: {wrong}"
     assert all("--hash=sha256:" in block for block in re.split(r"^(?=\S)", text, flags=re.M) if "==" in block)
@@ -125,7 +160,10 @@ def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_host():
 
 
 def test_version_date_and_title_are_the_same_wherever_they_stand(metadata):
-    citation, archive = yaml.safe_load((ROOT / "CITATION.cff").read_text()), json.loads((ROOT / ".zenodo.json").read_text())
+    citation, archive = (
+        yaml.safe_load((ROOT / "CITATION.cff").read_text()),
+        json.loads((ROOT / ".zenodo.json").read_text()),
+    )
     released = re.search(r"^## \[(\d\S+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     paper = json.loads((ROOT / "nbs" / "paper.ipynb").read_text())["cells"][0]["source"]
     title = "".join(paper).splitlines()[0].removeprefix("# ")
@@ -139,7 +177,11 @@ def test_version_date_and_title_are_the_same_wherever_they_stand(metadata):
     assert citation["title"] == archive["title"] == f"{metadata['Name']}: {title}"
     assert citation["license"] == archive["license"] == metadata["License-Expression"]
     assert citation["keywords"] == archive["keywords"]
-    assert [author["name"] for author in citation["authors"]] == [creator["name"] for creator in archive["creators"]] == [metadata["Author"]]
+    assert (
+        [author["name"] for author in citation["authors"]]
+        == [creator["name"] for creator in archive["creators"]]
+        == [metadata["Author"]]
+    )
 
 
 def test_both_papers_are_cited():

@@ -1,4 +1,5 @@
 """What the sources report and claim: complete, well formed, and in agreement with itself."""
+
 import csv
 import math
 import re
@@ -9,15 +10,27 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "data" / "reported"
 IDS = [f"M{i}" for i in range(1, 71)] + [f"A{i}" for i in range(1, 18)]
-COLUMNS = "id,statement,place,kind,family,data,protocol,primary,comparators,direction,margin,reported,experiment".split(",")
+COLUMNS = "id,statement,place,kind,family,data,protocol,primary,comparators,direction,margin,reported,experiment".split(
+    ","
+)
 BASE = "source,place,data,model,quantity,value,unit,error".split(",")
 CONTRASTS = {"difference", "equivalence", "proportion", "causal", "mediation"}
 KINDS = CONTRASTS | {"conjunction", "exact", "weak", "some", "untestable"}
 DATA = {"mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_coarse", "stl10", "tiny_imagenet", "imagenet"}
 M_PAGES = "01_random_curves 02_importance 03_multiplication 04_landscapes 05_sensitivity 06_mixup 07_fmmnet 08_depth 16_bridge".split()
 A_PAGES = "11_locality 12_microstructure 13_full_attention 14_units 15_imagenet_cost".split()
-OWN = {"README.md", "CHANGES.md", "claims.csv", "MEASURES.csv", "contradictions.csv", "sentences.csv", "second_looks.csv"}
-NET = re.compile(r"(cnn|am)(_mixup)?|am_norl|am_nomtp|resnet|fmmnet|(se_|aa_|fa_|ge_|atac_)?resnet50|(senet|genet_theta)_b\d|resnet_b(\d|<b>)_([a-z_]+|<unit>)")
+OWN = {
+    "README.md",
+    "CHANGES.md",
+    "claims.csv",
+    "MEASURES.csv",
+    "contradictions.csv",
+    "sentences.csv",
+    "second_looks.csv",
+}
+NET = re.compile(
+    r"(cnn|am)(_mixup)?|am_norl|am_nomtp|resnet|fmmnet|(se_|aa_|fa_|ge_|atac_)?resnet50|(senet|genet_theta)_b\d|resnet_b(\d|<b>)_([a-z_]+|<unit>)"
+)
 NUMBER = r"-?\d+(?:\.\d+)?"
 
 
@@ -91,7 +104,20 @@ def cells(claim):
     return list(product(split(claim["data"]) or [""], [cell for contrast in found for cell in contrast]))
 
 
-@pytest.mark.parametrize("bad", ["am cnn", "am vs", "cnn; am vs cnn", "am vs cnn vs am", "am[path] vs cnn", "(am - cnn vs am", "am{1,2} vs cnn{1,2,3}", "Am vs cnn", "am vs 0,5"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "am cnn",
+        "am vs",
+        "cnn; am vs cnn",
+        "am vs cnn vs am",
+        "am[path] vs cnn",
+        "(am - cnn vs am",
+        "am{1,2} vs cnn{1,2,3}",
+        "Am vs cnn",
+        "am vs 0,5",
+    ],
+)
 def test_the_grammar_refuses(bad):
     with pytest.raises(AssertionError):
         contrasts(bad)
@@ -116,11 +142,19 @@ def test_every_claim_once_in_order():
 def test_a_claim_is_well_formed(name):
     claim = CLAIMS[name]
     kind, data, margins = claim["kind"], split(claim["data"]), [float(margin) for margin in split(claim["margin"])]
-    assert claim["statement"][-1] == "." and claim["place"] and kind in KINDS and set(data) <= DATA and len(set(data)) == len(data)
+    assert (
+        claim["statement"][-1] == "."
+        and claim["place"]
+        and kind in KINDS
+        and set(data) <= DATA
+        and len(set(data)) == len(data)
+    )
     assert claim["statement"].isascii() or re.fullmatch(r"[\x20-\x7e×θτ]+", claim["statement"])
     assert not re.search(r"\b[MA]\d+\b", claim["statement"]), "a statement is read without the numbering"
     assert claim["experiment"] in (M_PAGES if name[0] == "M" else A_PAGES)
-    assert bool(claim["family"]) == (kind != "untestable") and (not claim["family"] or claim["family"].startswith({"M": "fmmnet_", "A": "atac_"}[name[0]]))
+    assert bool(claim["family"]) == (kind != "untestable") and (
+        not claim["family"] or claim["family"].startswith({"M": "fmmnet_", "A": "atac_"}[name[0]])
+    )
     assert claim["direction"] in (("+", "-") if kind in {"difference", "causal", "mediation", "proportion"} else ("",))
     assert all(math.isfinite(margin) and margin >= 0 for margin in margins)
     if kind in {"difference", "equivalence", "causal", "mediation"}:
@@ -154,7 +188,11 @@ def test_comparators_fit_the_kind(name):
         every = [cell for contrast in contrasts(text) for cell in contrast]
         assert all(any(arm for arm in cell) for cell in every) and len({str(cell) for cell in every}) == len(every)
         constants = [abs(cell[None]) for cell in every if None in cell]
-        assert (len(constants) == len(every) and all(0 < share < 1 for share in constants)) if kind == "proportion" else name == "M41" or not constants
+        assert (
+            (len(constants) == len(every) and all(0 < share < 1 for share in constants))
+            if kind == "proportion"
+            else name == "M41" or not constants
+        )
         if kind == "causal":
             assert len(every) > 2 and len({tuple(n for n, factor in cell.items() if factor > 0) for cell in every}) == 1
         if kind == "mediation":
@@ -162,16 +200,35 @@ def test_comparators_fit_the_kind(name):
 
 
 def test_families():
-    alone = {kind: [CLAIMS[name]["family"] for name in IDS if CLAIMS[name]["kind"] == kind] for kind in ("conjunction", "causal", "mediation")}
+    alone = {
+        kind: [CLAIMS[name]["family"] for name in IDS if CLAIMS[name]["kind"] == kind]
+        for kind in ("conjunction", "causal", "mediation")
+    }
     families = [claim["family"] for claim in ROWS]
     assert all(families.count(family) == 1 for own in alone.values() for family in own)
-    assert [name for name in IDS if CLAIMS[name]["family"] == "fmmnet_table1"] == ["M14", "M15", "M16", "M17", "M18", "M19", "M21", "M22", "M23", "M24"]
+    assert [name for name in IDS if CLAIMS[name]["family"] == "fmmnet_table1"] == [
+        "M14",
+        "M15",
+        "M16",
+        "M17",
+        "M18",
+        "M19",
+        "M21",
+        "M22",
+        "M23",
+        "M24",
+    ]
 
 
 def test_special_rows():
-    assert {name: claim["kind"] for name, claim in CLAIMS.items() if claim["kind"] in {"weak", "some", "mediation", "untestable"}} == {
-        "M1": "weak", "M2": "weak", "M4": "some", "M10": "mediation", "M43": "mediation", "M67": "untestable"}
-    assert {"cnn", "am_nomtp", "am_half", "am_static", "am_shuffled", "cnn_matched"} == {arm for contrast in contrasts(CLAIMS["M25"]["comparators"]) for cell in contrast for arm in cell} - {"am"}
+    assert {
+        name: claim["kind"]
+        for name, claim in CLAIMS.items()
+        if claim["kind"] in {"weak", "some", "mediation", "untestable"}
+    } == {"M1": "weak", "M2": "weak", "M4": "some", "M10": "mediation", "M43": "mediation", "M67": "untestable"}
+    assert {"cnn", "am_nomtp", "am_half", "am_static", "am_shuffled", "cnn_matched"} == {
+        arm for contrast in contrasts(CLAIMS["M25"]["comparators"]) for cell in contrast for arm in cell
+    } - {"am"}
 
 
 def test_only_claims_of_less_have_the_sign_minus():
@@ -180,12 +237,22 @@ def test_only_claims_of_less_have_the_sign_minus():
 
 
 def test_measures():
-    used = {claim["primary"].removeprefix("log ") for claim in ROWS} | {claim["comparators"] for claim in ROWS if claim["kind"] == "exact"}
+    used = {claim["primary"].removeprefix("log ") for claim in ROWS} | {
+        claim["comparators"] for claim in ROWS if claim["kind"] == "exact"
+    }
     assert set(MEASURES) == used - {""} | {"tau_yardstick"}
     assert len(read("MEASURES")) == len(MEASURES) and all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in MEASURES)
     for name, measure in MEASURES.items():
-        users = {claim["experiment"] for claim in ROWS if name in (claim["primary"].removeprefix("log "), claim["comparators"])}
-        assert measure["unit"] and measure["meaning"] and users <= set(split(measure["experiment"])) <= set(M_PAGES + A_PAGES)
+        users = {
+            claim["experiment"]
+            for claim in ROWS
+            if name in (claim["primary"].removeprefix("log "), claim["comparators"])
+        }
+        assert (
+            measure["unit"]
+            and measure["meaning"]
+            and users <= set(split(measure["experiment"])) <= set(M_PAGES + A_PAGES)
+        )
 
 
 def test_columns_of_arms_are_explained():
@@ -198,7 +265,9 @@ def test_columns_of_arms_are_explained():
 def looked_up(table, quantity=None):
     "Values of one table by (image set, net), fractions as percent."
     rows = [row for row in TABLES[table] if quantity in (None, row["quantity"])]
-    values = {(row["data"], row["model"]): float(row["value"]) * (100 if row["unit"] == "fraction" else 1) for row in rows}
+    values = {
+        (row["data"], row["model"]): float(row["value"]) * (100 if row["unit"] == "fraction" else 1) for row in rows
+    }
     assert len(values) == len(rows), f"{table} holds several values for one net"
     return values
 
@@ -221,10 +290,15 @@ SOURCES = {
 def test_reported_effects_are_those_of_the_tables(table, name):
     claim, values = CLAIMS[name], looked_up(*table.split())
     scale = math.log if claim["primary"].startswith("log ") else float
-    expected = [sum(factor * scale(values[data, arm.split("[")[0]]) for arm, factor in cell.items()) for data, cell in cells(claim)]
+    expected = [
+        sum(factor * scale(values[data, arm.split("[")[0]]) for arm, factor in cell.items())
+        for data, cell in cells(claim)
+    ]
     assert [float(value) for value in split(claim["reported"])] == pytest.approx(expected, abs=6e-5)
     if claim["kind"] in {"difference", "causal"} and name != "A4":
-        assert all(value * {"+": 1, "-": -1}[claim["direction"]] > 0 for value in expected), "the source's number has the claim's sign"
+        assert all(value * {"+": 1, "-": -1}[claim["direction"]] > 0 for value in expected), (
+            "the source's number has the claim's sign"
+        )
 
 
 def test_every_reported_effect_is_checked():
@@ -235,7 +309,9 @@ def test_every_reported_effect_is_checked():
 def test_reported_agreement():
     taus = {row["saliency"]: row["value"] for row in TABLES["fig2"] if row["quantity"] == "kendall_tau"}
     assert (CLAIMS["M1"]["reported"], CLAIMS["M2"]["reported"]) == (taus["fullgrad"], taus["smooth_fullgrad"])
-    assert {float(value) for value in split(CLAIMS["M7"]["reported"])} == {float(taus["fullgrad"]) - float(taus["smooth_fullgrad"])}
+    assert {float(value) for value in split(CLAIMS["M7"]["reported"])} == {
+        float(taus["fullgrad"]) - float(taus["smooth_fullgrad"])
+    }
     assert float(CLAIMS["M7"]["margin"]) == float(taus["fullgrad"]) / 2
     assert {row["value"] for row in TABLES["fig2"] if row["quantity"] == "cosine"} == {"0.7"}
 
@@ -248,20 +324,35 @@ def test_accuracy_at_equal_parameters():
 
     def interpolated(data, model, wanted):
         points = [(count[data, f"resnet_b{b}_{model}"], accuracy[data, f"resnet_b{b}_{model}"]) for b in range(1, 6)]
-        return next(y0 + (y1 - y0) * (wanted - x0) / (x1 - x0) for (x0, y0), (x1, y1) in zip(points, points[1:]) if x0 <= wanted <= x1)
+        return next(
+            y0 + (y1 - y0) * (wanted - x0) / (x1 - x0)
+            for (x0, y0), (x1, y1) in zip(points, points[1:])
+            if x0 <= wanted <= x1
+        )
 
     expected = []
     for data, cell in cells(CLAIMS["A7"]):
-        (ours,), (other,) = [n for n, factor in cell.items() if factor > 0], [n for n, factor in cell.items() if factor < 0]
+        (ours,), (other,) = (
+            [n for n, factor in cell.items() if factor > 0],
+            [n for n, factor in cell.items() if factor < 0],
+        )
         expected.append(accuracy[data, ours] - interpolated(data, other.split("_")[-1], count[data, ours]))
     assert [float(value) for value in split(CLAIMS["A7"]["reported"])] == pytest.approx(expected, abs=0.0051)
 
 
 def test_overhead():
     millions = looked_up("atac_table4", "parameters")
-    assert float(CLAIMS["A11"]["reported"]) == round(100 * (millions["imagenet", "atac_resnet50"] / millions["imagenet", "resnet50"] - 1), 1)
-    count = {(row["model"], row["classes"]): int(row["value"]) for row in TABLES["atac_counted"] if row["quantity"] == "parameters"}
-    overhead = [round(100 * (count[f"resnet_b{b}_atac", "10"] / count[f"resnet_b{b}_relu", "10"] - 1), 1) for b in range(1, 5)]
+    assert float(CLAIMS["A11"]["reported"]) == round(
+        100 * (millions["imagenet", "atac_resnet50"] / millions["imagenet", "resnet50"] - 1), 1
+    )
+    count = {
+        (row["model"], row["classes"]): int(row["value"])
+        for row in TABLES["atac_counted"]
+        if row["quantity"] == "parameters"
+    }
+    overhead = [
+        round(100 * (count[f"resnet_b{b}_atac", "10"] / count[f"resnet_b{b}_relu", "10"] - 1), 1) for b in range(1, 5)
+    ]
     assert "counted 15.1, 13.2, 12.7, 12.4" in CLAIMS["A11"]["protocol"] and overhead == [15.1, 13.2, 12.7, 12.4]
 
 
@@ -276,12 +367,20 @@ def test_margins_are_half_of_the_smallest_gain(name):
 
 def test_margins_of_the_toy_nets():
     for name, claim in CLAIMS.items():
-        if name[0] == "M" and claim["primary"] == "test_accuracy_percent" and claim["kind"] != "mediation" and claim["experiment"] != "07_fmmnet":
+        if (
+            name[0] == "M"
+            and claim["primary"] == "test_accuracy_percent"
+            and claim["kind"] != "mediation"
+            and claim["experiment"] != "07_fmmnet"
+        ):
             assert split(claim["margin"]) == [{"mnist": "0.2", "cifar10": "0.4"}[data] for data in split(claim["data"])]
     gains = {"A6": 8, "A15": 8, "A16": 2}
     relu = looked_up("atac_table2")
     for name, share in gains.items():
-        expected = [(relu[data, "resnet_b1_atac"] - relu[data, "resnet_b1_relu"]) / share for data in split(CLAIMS[name]["data"])]
+        expected = [
+            (relu[data, "resnet_b1_atac"] - relu[data, "resnet_b1_relu"]) / share
+            for data in split(CLAIMS[name]["data"])
+        ]
         assert [float(margin) for margin in split(CLAIMS[name]["margin"])] == pytest.approx(expected)
 
 
@@ -292,11 +391,18 @@ def test_a_table_is_tidy(name):
     assert list(rows[0])[: len(BASE)] == BASE and rows
     for row in rows:
         assert None not in row and None not in row.values()
-        assert row["source"] == ("atac" if name.startswith("atac_") else "fmmnet") and row["place"] and row["quantity"] and row["unit"]
+        assert (
+            row["source"] == ("atac" if name.startswith("atac_") else "fmmnet")
+            and row["place"]
+            and row["quantity"]
+            and row["unit"]
+        )
         assert set(split(row["data"])) <= DATA
         assert row["unit"] == "name" or math.isfinite(float(row["value"]))
         assert row["unit"] != "name" or name.endswith("_protocol")
-        assert bool(row["error"]) == (name in {"atac_fig7", "atac_fig8"}) and (not row["error"] or float(row["error"]) > 0)
+        assert bool(row["error"]) == (name in {"atac_fig7", "atac_fig8"}) and (
+            not row["error"] or float(row["error"]) > 0
+        )
         assert row["unit"] != "fraction" or 0 < float(row["value"]) < 1
         assert row["unit"] != "percent" or 0 < float(row["value"]) < 100
         assert name == "fmmnet_text" or all(NET.fullmatch(net) for net in row["model"].split(";"))
@@ -306,7 +412,17 @@ def test_a_table_is_tidy(name):
 
 
 def test_every_number_is_there():
-    sizes = {"table1": 8, "table2": 12, "table3": 8, "table4": 8, "atac_table2": 24, "atac_table3": 24, "atac_table4": 23, "atac_fig7": 48 + 14, "atac_fig8": 36}
+    sizes = {
+        "table1": 8,
+        "table2": 12,
+        "table3": 8,
+        "table4": 8,
+        "atac_table2": 24,
+        "atac_table3": 24,
+        "atac_table4": 23,
+        "atac_fig7": 48 + 14,
+        "atac_fig8": 36,
+    }
     assert {name: len(TABLES[name]) for name in sizes} == sizes
     assert {path.name for path in FOLDER.iterdir()} == OWN | {f"{name}.csv" for name in TABLES}
 
@@ -316,9 +432,15 @@ def test_the_sources_agree_where_they_repeat_themselves():
     assert all(one[data, model] == three[data, model] for data in ("mnist", "cifar10") for model in ("cnn", "am"))
     assert all(three["mnist", row["model"]] == float(row["value"]) for row in text if row["data"] == "mnist")
     four, gain = looked_up("table4"), [row for row in text if row["quantity"] == "gain_over_resnet"]
-    assert [round(four[row["data"], "fmmnet"] - four[row["data"], "resnet"], 2) for row in gain] == [float(row["value"]) for row in gain] == [0.57]
+    assert (
+        [round(four[row["data"], "fmmnet"] - four[row["data"], "resnet"], 2) for row in gain]
+        == [float(row["value"]) for row in gain]
+        == [0.57]
+    )
     two, three = looked_up("atac_table2"), looked_up("atac_table3")
-    assert {key: two[key] for key in two if "_atac" in key[1]} == {key: three[key] for key in three if "_atac" in key[1]}
+    assert {key: two[key] for key in two if "_atac" in key[1]} == {
+        key: three[key] for key in three if "_atac" in key[1]
+    }
 
 
 def test_figures_against_tables():
@@ -327,38 +449,69 @@ def test_figures_against_tables():
     for figure in ("atac_fig7", "atac_fig8"):
         for row in TABLES[figure]:
             key = row["data"], row["model"]
-            if row["quantity"] == "test_accuracy" and key in table and abs(float(row["value"]) - table[key] / 100) > float(row["error"]) + 0.0005 + 1e-9:
+            if (
+                row["quantity"] == "test_accuracy"
+                and key in table
+                and abs(float(row["value"]) - table[key] / 100) > float(row["error"]) + 0.0005 + 1e-9
+            ):
                 differing.add((figure, *key))
     assert differing == {("atac_fig7", "cifar10", "resnet_b4_atac"), ("atac_fig8", "cifar100_coarse", "resnet_b4_atac")}
 
 
 def test_counts_against_figure_and_table():
-    count = {(row["data"], row["model"], row["classes"]): int(row["value"]) for row in TABLES["atac_counted"] if row["quantity"] == "parameters"}
+    count = {
+        (row["data"], row["model"], row["classes"]): int(row["value"])
+        for row in TABLES["atac_counted"]
+        if row["quantity"] == "parameters"
+    }
     read_off = [row for row in TABLES["atac_fig7"] if row["quantity"] == "parameters"]
     assert len(read_off) == 14
     for row in read_off:  # of 100 classes, although the labels have 20; positions are given in hundreds
         assert abs(int(row["value"]) - count[row["data"], row["model"], "100"]) <= float(row["error"]) + 50
-    with_statistics = {row["model"]: int(row["value"]) for row in TABLES["atac_counted"] if row["quantity"] == "parameters_and_running_statistics"}
+    with_statistics = {
+        row["model"]: int(row["value"])
+        for row in TABLES["atac_counted"]
+        if row["quantity"] == "parameters_and_running_statistics"
+    }
     for (_, model), millions in looked_up("atac_table4", "parameters").items():
         assert abs(with_statistics.get(model, count["imagenet", model, "1000"]) / 1e6 - millions) < 0.05
     for b in range(1, 6):  # closed forms
         assert count["cifar10", f"resnet_b{b}_relu", "10"] == 77850 + 97216 * (b - 1)
-        assert count["cifar10", f"resnet_b{b}_atac", "10"] - count["cifar10", f"resnet_b{b}_relu", "10"] == 11728 + 11424 * (b - 1)
-    assert all(count["cifar100_coarse", m, k] - n == 65 * (int(k) - 10) for (d, m, c), n in count.items() if c == "10" for k in ("20", "100"))
+        assert count["cifar10", f"resnet_b{b}_atac", "10"] - count[
+            "cifar10", f"resnet_b{b}_relu", "10"
+        ] == 11728 + 11424 * (b - 1)
+    assert all(
+        count["cifar100_coarse", m, k] - n == 65 * (int(k) - 10)
+        for (d, m, c), n in count.items()
+        if c == "10"
+        for k in ("20", "100")
+    )
 
 
 # ---- contradictions
 def test_every_contradiction_is_there():
-    numbers = {source: [int(row["number"]) for row in CONTRADICTIONS if row["source"] == source] for source in ("fmmnet", "atac")}
+    numbers = {
+        source: [int(row["number"]) for row in CONTRADICTIONS if row["source"] == source]
+        for source in ("fmmnet", "atac")
+    }
     assert sum(map(len, numbers.values())) == len(CONTRADICTIONS)
-    assert list(dict.fromkeys(numbers["fmmnet"])) == list(range(1, 17)) and list(dict.fromkeys(numbers["atac"])) == list(range(1, 14))
+    assert list(dict.fromkeys(numbers["fmmnet"])) == list(range(1, 17)) and list(
+        dict.fromkeys(numbers["atac"])
+    ) == list(range(1, 14))
     assert list(CONTRADICTIONS[0]) == "source,number,what,where_one,value_one,where_other,value_other,note".split(",")
 
 
 @pytest.mark.parametrize("row", CONTRADICTIONS, ids=lambda row: f"{row['source']}-{row['number']}")
 def test_a_contradiction_rests_on_numbers_of_the_sources(row):
-    source = "fmmnet" if (row["source"], row["number"]) == ("atac", "12") else row["source"]  # an item on the other source
-    known = {float(other["value"]) for rows in TABLES.values() for other in rows if other["source"] == source and other["unit"] != "name"}
+    source = (
+        "fmmnet" if (row["source"], row["number"]) == ("atac", "12") else row["source"]
+    )  # an item on the other source
+    known = {
+        float(other["value"])
+        for rows in TABLES.values()
+        for other in rows
+        if other["source"] == source and other["unit"] != "name"
+    }
     assert row["what"] and row["where_one"] and row["where_other"] and row["value_one"] != row["value_other"]
     numbers = []
     for value in (row["value_one"], row["value_other"]):
@@ -385,7 +538,9 @@ def test_the_record_names_what_exists():
 
 
 def test_a_second_look_is_in_the_record_of_its_day():
-    days = dict(re.findall(r"^## (\S+)$(.*?)(?=^## |\Z)", (FOLDER / "CHANGES.md").read_text(encoding="utf-8"), re.M | re.S))
+    days = dict(
+        re.findall(r"^## (\S+)$(.*?)(?=^## |\Z)", (FOLDER / "CHANGES.md").read_text(encoding="utf-8"), re.M | re.S)
+    )
     for row in read("second_looks"):
         assert CLAIMS[row["id"]]["experiment"] in A_PAGES and row["scale"] in ("cpu", "paper") and row["what"]
         assert "second look" in days[row["declared"]]

@@ -1,4 +1,5 @@
 "Residual nets, their signals, and a divergence: what does not read well on a page."
+
 import copy
 import math
 from dataclasses import replace
@@ -33,7 +34,10 @@ from fmm_nb.training import train
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_every_build_trains_a_step(combine, order, shortcut):
     torch.manual_seed(0)
-    net, x = create_model("wrn10_1", image_size=12, combine=combine, order=order, shortcut=shortcut), torch.randn(8, 1, 12, 12)
+    net, x = (
+        create_model("wrn10_1", image_size=12, combine=combine, order=order, shortcut=shortcut),
+        torch.randn(8, 1, 12, 12),
+    )
     F.cross_entropy(net(x), torch.arange(8)).backward()
     gradients = [p.grad for p in net.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
@@ -44,7 +48,9 @@ def test_nets_of_one_seed_share_their_weights():
     weights = {}
     for combine in COMBINATIONS.keys() - {"inside"}:  # it has fewer weights
         torch.manual_seed(0)
-        weights[combine] = [p for name, p in create_model("wrn10_1", combine=combine).named_parameters() if not name.endswith("alpha")]
+        weights[combine] = [
+            p for name, p in create_model("wrn10_1", combine=combine).named_parameters() if not name.endswith("alpha")
+        ]
     assert all(torch.equal(a, b) for drawn in weights.values() for a, b in zip(drawn, weights["add"], strict=True))
 
 
@@ -53,7 +59,10 @@ def test_nets_of_one_seed_share_their_weights():
 @pytest.mark.parametrize("attention", ["none", "se"])
 def test_gates_that_were_read_and_are_held_give_the_same_output(combine, order, attention):
     torch.manual_seed(0)
-    net, x = create_model("wrn10_1", image_size=12, combine=combine, order=order, attention=attention).double(), torch.rand(3, 1, 12, 12).double()
+    net, x = (
+        create_model("wrn10_1", image_size=12, combine=combine, order=order, attention=attention).double(),
+        torch.rand(3, 1, 12, 12).double(),
+    )
     net(x)
     values = read_gates(net, x)
     with frozen_gates(net, values):
@@ -70,12 +79,17 @@ def test_signals_are_those_of_the_blocks():
 
 def test_attention_stands_at_the_end_of_each_branch():
     plain, se = (create_model("wrn10_1", attention=attention) for attention in ("none", "se"))
-    assert count_parameters(se) - count_parameters(plain) == sum(2 * c * max(c // 16, 4) + max(c // 16, 4) + c for c in (16, 32, 64))
+    assert count_parameters(se) - count_parameters(plain) == sum(
+        2 * c * max(c // 16, 4) + max(c // 16, 4) + c for c in (16, 32, 64)
+    )
     assert sum(name.endswith("combined") for name in gates_of(se)) == 3
 
 
 def test_a_block_with_its_branch_frozen_is_linear_in_the_map():
-    net, x = create_model("stack2_4", image_size=8, combine="mul", batch_norm=False).double(), torch.rand(3, 1, 8, 8).double()
+    net, x = (
+        create_model("stack2_4", image_size=8, combine="mul", batch_norm=False).double(),
+        torch.rand(3, 1, 8, 8).double(),
+    )
     block = net.blocks[0].eval()
     maps = net.stem(x)
     with torch.no_grad(), frozen_gates(block, {"combined": block.combined.gate(block.before(maps))}):
@@ -99,7 +113,11 @@ def test_signals_leave_nothing_behind_when_the_net_fails():
 
 def test_signals_are_those_of_float64_where_float32_is_left():
     torch.manual_seed(0)
-    net, x, y = create_model("stack12_8", image_size=8, combine="mul", batch_norm=False).double(), 100 * torch.randn(8, 1, 8, 8).double(), torch.arange(8)
+    net, x, y = (
+        create_model("stack12_8", image_size=8, combine="mul", batch_norm=False).double(),
+        100 * torch.randn(8, 1, 8, 8).double(),
+        torch.arange(8),
+    )
     found = signals(net, x, y)
     assert found.log_y.iloc[5] > math.log(torch.finfo(torch.float32).max)
 
@@ -144,19 +162,31 @@ def test_the_step_is_the_same_after_an_interruption(tmp_path):
 @pytest.mark.parametrize("page", ["07_fmmnet", "08_depth"])
 def test_every_arm_is_there_at_every_scale(page, scale):
     own, sizes = EXPERIMENTS[page].own[scale], sizes_of(page, scale)
-    assert {arm.part for arm in own.values()} == {"07_fmmnet": {"", "rates", "variants"}, "08_depth": {"", "rates", "signals", "breaks", "widths"}}[page]
+    assert {arm.part for arm in own.values()} == {
+        "07_fmmnet": {"", "rates", "variants"},
+        "08_depth": {"", "rates", "signals", "breaks", "widths"},
+    }[page]
     for data in sizes.datasets or ("cifar10",):
         nets = by_arm(page, scale, data)
-        assert set(nets) == {name for name, arm in own.items() if not arm.datasets or data in arm.datasets} and all(nets.values())
+        assert set(nets) == {name for name, arm in own.items() if not arm.datasets or data in arm.datasets} and all(
+            nets.values()
+        )
         rates = [name for name in nets if own[name].part == "rates"]
-        assert all(len(nets[name]) == 1 and nets[name][0].protocol.validation for name in rates)  # equal effort: one net a rate
+        assert all(
+            len(nets[name]) == 1 and nets[name][0].protocol.validation for name in rates
+        )  # equal effort: one net a rate
 
 
 def test_a_net_that_two_parts_share_is_in_both(monkeypatch, tmp_path):
     own = {"one": Arm("stack1_4"), "the same": Arm("stack1_4", part="other"), "another": Arm("stack2_4", part="other")}
     monkeypatch.setitem(EXPERIMENTS, "08_depth", replace(EXPERIMENTS["08_depth"], own={"smoke": own}))
-    page = study("08_depth", {"scale": "smoke", "datasets": "mnist_mini", "seeds": 2, "store": "", "out": str(tmp_path)})
-    assert {part: sorted(set(arms.values())) for part, arms in page.arms.items()} == {"": ["one"], "other": ["another", "the same"]}
+    page = study(
+        "08_depth", {"scale": "smoke", "datasets": "mnist_mini", "seeds": 2, "store": "", "out": str(tmp_path)}
+    )
+    assert {part: sorted(set(arms.values())) for part, arms in page.arms.items()} == {
+        "": ["one"],
+        "other": ["another", "the same"],
+    }
     assert page.arms[""].keys() < page.arms["other"].keys() == {spec.key for spec in page.nets}
 
 
@@ -176,14 +206,22 @@ def test_planned_rates_are_the_best_that_were_published():
 
 def test_planned_rates_of_depths_are_the_best_that_were_published():
     for (data, arm, blocks), tried in published("08_rates").groupby(["data", "model", "blocks"]):
-        best = tried.loc[tried.validation_accuracy_percent.idxmax()] if (tried.not_converged == 0).any() else tried.loc[tried.learning_rate.idxmin()]
-        planned = DEPTH_RATES[arm][SWEPT.index(blocks)] if data == "mnist_mini" else CLAIM_RATES[arm][ASKED.index(blocks)]
+        best = (
+            tried.loc[tried.validation_accuracy_percent.idxmax()]
+            if (tried.not_converged == 0).any()
+            else tried.loc[tried.learning_rate.idxmin()]
+        )
+        planned = (
+            DEPTH_RATES[arm][SWEPT.index(blocks)] if data == "mnist_mini" else CLAIM_RATES[arm][ASKED.index(blocks)]
+        )
         assert best.learning_rate == planned, (data, arm, blocks)
 
 
 def test_a_repaired_net_of_64_blocks_trains_where_a_product_of_16_does_not():
     rows = published("08_depth")
-    failed = lambda arm, blocks: rows[(rows.data == "mnist_mini") & (rows.model == arm) & (rows.blocks == blocks)].not_converged.tolist()
+    failed = lambda arm, blocks: rows[
+        (rows.data == "mnist_mini") & (rows.model == arm) & (rows.blocks == blocks)
+    ].not_converged.tolist()
     assert failed("fmmnet_identity", 64) == [0.0] * 5 and failed("fmmnet", 16) == [1.0] * 5
 
 
@@ -196,14 +234,32 @@ def depth_table(failing, growth, seeds):
     for arm, blocks, seed in cells:
         value = growth[arm] * math.exp(chance.normal(0, 0.01))
         failed = float(failing == "all" or (failing and arm == "fmmnet"))
-        rows.append({"model": arm, "blocks": blocks, "seed": seed, "data": "cifar10[1-2]", "not_converged": failed, "diverged_at": 1.0 if failed else np.nan, "gradient_growth": value, "gradient_growth__equal_loss": value})
+        rows.append(
+            {
+                "model": arm,
+                "blocks": blocks,
+                "seed": seed,
+                "data": "cifar10[1-2]",
+                "not_converged": failed,
+                "diverged_at": 1.0 if failed else np.nan,
+                "gradient_growth": value,
+                "gradient_growth__equal_loss": value,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 GROWTH = {"resnet": 40.0, "fmmnet": 1e12, "fmmnet_identity": 1.0, "fmmnet_bounded": 8.0, "fmmnet_normalised": 300.0}
 
 
-@pytest.mark.parametrize(("failing", "seeds", "words"), [(True, DECIDES, ("supported", "contradicted")), (False, DECIDES, ("contradicted", "supported")), (True, 5, ("undecided", "undecided"))])
+@pytest.mark.parametrize(
+    ("failing", "seeds", "words"),
+    [
+        (True, DECIDES, ("supported", "contradicted")),
+        (False, DECIDES, ("contradicted", "supported")),
+        (True, 5, ("undecided", "undecided")),
+    ],
+)
 def test_the_planned_runs_can_say_that_most_fail_and_five_cannot(failing, seeds, words):
     judged = judge({"08_depth": depth_table(failing, GROWTH, seeds)})
     assert (judged["M63"][0], judged["M68"][0]) == words
@@ -220,13 +276,28 @@ def test_a_share_in_training_mode_can_be_another():
     assert evidence.depends_on == "in training (reversed)" and not judge({"08_depth": rows})["M63"][1].depends_on
 
 
-@pytest.mark.parametrize(("growth", "word"), [(GROWTH, "supported"), (GROWTH | {"fmmnet_normalised": 1e14}, "undecided"), (GROWTH | {"fmmnet": 1.0}, "contradicted")])
+@pytest.mark.parametrize(
+    ("growth", "word"),
+    [
+        (GROWTH, "supported"),
+        (GROWTH | {"fmmnet_normalised": 1e14}, "undecided"),
+        (GROWTH | {"fmmnet": 1.0}, "contradicted"),
+    ],
+)
 def test_the_product_is_the_cause_only_where_every_repair_keeps_the_gradient(growth, word):
     assert judge({"08_depth": depth_table(True, growth, DECIDES)})["M64"][0] == word
 
 
 def test_counts_decide_without_three_of_the_four_image_sets():
-    rows = pd.DataFrame({"model": ["fmmnet", "resnet"] * 2, "seed": [0, 0, 1, 1], "data": "cifar10", "fmmnet_parameters_at_most_resnet": 1.0, "fmmnet_macs_at_most_resnet": [1.0, 1.0, 1.0, 0.0]})
+    rows = pd.DataFrame(
+        {
+            "model": ["fmmnet", "resnet"] * 2,
+            "seed": [0, 0, 1, 1],
+            "data": "cifar10",
+            "fmmnet_parameters_at_most_resnet": 1.0,
+            "fmmnet_macs_at_most_resnet": [1.0, 1.0, 1.0, 0.0],
+        }
+    )
     judged = judge({"07_fmmnet": rows})
     assert (judged["M60"][0], judged["M61"][0], judged["M67"][0]) == ("supported", "contradicted", "not tested")
 
@@ -234,7 +305,21 @@ def test_counts_decide_without_three_of_the_four_image_sets():
 def table_iv(fmmnet, se, diverged=False):
     "Rows of page 07 on one image set."
     chance, means = np.random.default_rng(0), {"resnet": 60.0, "fmmnet": fmmnet, "se_resnet": se}
-    return pd.DataFrame([{"model": arm, "seed": seed, "data": "cifar10", "points": "test", "diverged_at": 1.0 if diverged and arm == "fmmnet" and not seed else np.nan, "test_accuracy_percent": mean + chance.normal(0, 0.1), "jacobian_logits": mean * math.exp(chance.normal(0, 0.02))} for arm, mean in means.items() for seed in range(5)])
+    return pd.DataFrame(
+        [
+            {
+                "model": arm,
+                "seed": seed,
+                "data": "cifar10",
+                "points": "test",
+                "diverged_at": 1.0 if diverged and arm == "fmmnet" and not seed else np.nan,
+                "test_accuracy_percent": mean + chance.normal(0, 0.1),
+                "jacobian_logits": mean * math.exp(chance.normal(0, 0.02)),
+            }
+            for arm, mean in means.items()
+            for seed in range(5)
+        ]
+    )
 
 
 def test_table_iv_is_decided_set_by_set():

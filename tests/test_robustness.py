@@ -1,4 +1,5 @@
 "What is varied at each scale: every net once, every choice a comparison; and that one test of a curve has no favourites."
+
 import numpy as np
 import pytest
 import torch
@@ -32,14 +33,23 @@ def test_arms_of_a_choice_differ_in_their_gate_and_their_own_rate_alone(scale):
     for name, nets in by_choice(by_arm(PAGE, scale, sizes.datasets[0])).items():
         assert [len(net) for net in nets.values()] == [sizes.seeds] * len(COMPARED)
         touched = {net for part in parts_of(name) for net in CHOICES[part].nets}
-        if touched in (set(), set(COMPARED)) and not any(len(CHOICES[part].nets) < len(COMPARED) for part in parts_of(name)):
-            recipes = {repr((spec.options, spec.n_train, {**vars(spec.protocol), "learning_rate": 0})) for net in nets.values() for spec in net}
+        if touched in (set(), set(COMPARED)) and not any(
+            len(CHOICES[part].nets) < len(COMPARED) for part in parts_of(name)
+        ):
+            recipes = {
+                repr((spec.options, spec.n_train, {**vars(spec.protocol), "learning_rate": 0}))
+                for net in nets.values()
+                for spec in net
+            }
             assert len(recipes) == 1, name
 
 
 def test_steps_stay_where_images_change():
     arms = choice_arms(Protocol(epochs=8, batch_size=50, snapshots=(2, 4)), 2000, {}, ())
-    steps = {name: arms[f"am, {name}"].n_train * arms[f"am, {name}"].protocol["epochs"] for name in ("a quarter of the images", "four times the images", "BatchNorm")}
+    steps = {
+        name: arms[f"am, {name}"].n_train * arms[f"am, {name}"].protocol["epochs"]
+        for name in ("a quarter of the images", "four times the images", "BatchNorm")
+    }
     assert set(steps.values()) == {16000}
 
 
@@ -54,7 +64,10 @@ def test_a_choice_that_a_scale_has_anyway_makes_no_arm():
 @pytest.mark.parametrize("changed", [{"options": {"pooling": "average"}}, {"protocol": {"input_scale": "unit"}}])
 def test_the_new_options_train_the_same_nets_in_both_ways(changed):
     protocol = Protocol(epochs=1, batch_size=20, precision="float64", shrink=2, **changed.get("protocol", {}))
-    spec, images = Spec("am", "mnist_mini", protocol, n_train=40, options=changed.get("options", {})), load("mnist_mini").subset(None, 10)
+    spec, images = (
+        Spec("am", "mnist_mini", protocol, n_train=40, options=changed.get("options", {})),
+        load("mnist_mini").subset(None, 10),
+    )
     alone, together = train(spec, images, "cpu"), _abreast([spec], images, "cpu")[0]
     assert_close(alone.weights, together.weights, rtol=1e-9, atol=1e-12)
 

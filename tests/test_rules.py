@@ -3,6 +3,7 @@
 The quick version runs with the tests. `python tests/test_rules.py` runs all conditions at length and writes
 tests/engine.csv, which is committed.
 """
+
 import csv
 import itertools
 from pathlib import Path
@@ -113,14 +114,20 @@ def test_a_difference_has_the_p_of_its_side_and_twice_the_smaller_of_two_against
     assert (rules.difference(none, direction, 0.5).support, rules.difference(none, direction, 0.5).note) == (1.0, "")
     assert rules.difference(none, direction, 5.0).contradict == 2 * none.p_within(5.0) < 0.05
     sure = effect([2.0, 2.0], [1.0, 1.0])  # has a sign and no scatter
-    assert (rules.difference(sure, direction, 0.5).support, rules.difference(sure, direction, 0.5).note) == (0.0 if direction > 0 else 1.0, "")
+    assert (rules.difference(sure, direction, 0.5).support, rules.difference(sure, direction, 0.5).note) == (
+        0.0 if direction > 0 else 1.0,
+        "",
+    )
 
 
 def test_an_equivalence_has_the_p_of_within_and_of_beyond():
     found = effect(A, B)
     judged = rules.equivalence(found, 0, 0.5)
     assert (judged.support, judged.contradict, judged.note) == (found.p_within(0.5), found.p_beyond(0.5), "")
-    for decided in (effect([2.0, 2.0], [1.0, 1.0]), effect([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])):  # no scatter, no difference: one alone says something
+    for decided in (
+        effect([2.0, 2.0], [1.0, 1.0]),
+        effect([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]),
+    ):  # no scatter, no difference: one alone says something
         assert rules.equivalence(decided, 0, 0.5).note == ""
     flat = effect([1.0, 1.0], [1.0, 1.0])
     for nothing in (rules.equivalence(flat, 0, 0.5), rules.difference(flat, 1, 0.5)):
@@ -134,14 +141,27 @@ def test_all_parts_count_and_what_was_not_run_is_said():
     assert (both.support, both.contradict) == (0.03, pytest.approx(0.036))
     assert (both.note, both.depends_on, both.whole, both.effect) == ("3 of 3 parts were run", "epoch; loss", True, None)
     part = rules.all_of([one, None, two, None])
-    assert (part.support, part.contradict, part.note, part.whole) == (1.0, pytest.approx(4 * 0.012), "2 of 4 parts were run", False)
+    assert (part.support, part.contradict, part.note, part.whole) == (
+        1.0,
+        pytest.approx(4 * 0.012),
+        "2 of 4 parts were run",
+        False,
+    )
     assert not rules.all_of([one, rules.Evidence(0.1, 0.1, whole=False)]).whole
-    assert rules.all_of([rules.Evidence(0.0, 1.0, seen="size 1"), one, rules.Evidence(0.0, 1.0, seen="size 2")]).seen == "size 1; size 2"
+    assert (
+        rules.all_of([rules.Evidence(0.0, 1.0, seen="size 1"), one, rules.Evidence(0.0, 1.0, seen="size 2")]).seen
+        == "size 1; size 2"
+    )
 
 
 def test_a_cause_has_the_weakest_support_and_the_strongest_control():
     found = rules.causal([0.01, 0.2, 0.03], [0.5, 0.004, 0.9])
-    assert (found.support, found.contradict, found.note, found.effect) == (0.2, pytest.approx(0.012), "3 comparisons", None)
+    assert (found.support, found.contradict, found.note, found.effect) == (
+        0.2,
+        pytest.approx(0.012),
+        "3 comparisons",
+        None,
+    )
 
 
 def test_a_share_has_both_sides_of_a_t_test_or_of_a_binomial_one():
@@ -153,7 +173,10 @@ def test_a_share_has_both_sides_of_a_t_test_or_of_a_binomial_one():
         assert found.effect.difference == pytest.approx(shares.mean() - 0.6)
     yes = np.array([1, 1, 1, 0, 1, 1, 1])
     sides = [2 * stats.binomtest(6, 7, 0.4, alternative=side).pvalue for side in ("greater", "less")]
-    assert (rules.proportion(yes, -1, 0.4, True).contradict, rules.proportion(yes, -1, 0.4, True).support) == pytest.approx((sides[0], 1.0))
+    assert (
+        rules.proportion(yes, -1, 0.4, True).contradict,
+        rules.proportion(yes, -1, 0.4, True).support,
+    ) == pytest.approx((sides[0], 1.0))
 
 
 def test_weak_agreement_is_three_t_tests():
@@ -164,7 +187,9 @@ def test_weak_agreement_is_three_t_tests():
         found = rules.weak(list(d), list(y), some)
         assert (found.support, found.contradict) == pytest.approx((max(p(d, "greater"), p(d - y / 2, "less")), against))
         assert found.effect.difference == pytest.approx(d.mean())
-    assert rules.weak(d - d.mean(), y).contradict == pytest.approx(2 * max(p(d - d.mean() + y / 10, "greater"), p(d - d.mean() - y / 10, "less")))
+    assert rules.weak(d - d.mean(), y).contradict == pytest.approx(
+        2 * max(p(d - d.mean() + y / 10, "greater"), p(d - d.mean() - y / 10, "less"))
+    )
     assert rules.weak(2 * d + 0.3, y).contradict == pytest.approx(2 * p(2 * d + 0.3 - y / 2, "greater"))
 
 
@@ -180,18 +205,31 @@ def test_ranks_have_the_p_of_their_side(direction):
 
 
 def test_a_check_holds_on_every_row_or_not():
-    assert [(found.support, found.contradict) for found in map(rules.exact, ([1, 1], [1, 0]))] == [(0.0, 1.0), (1.0, 0.0)]
+    assert [(found.support, found.contradict) for found in map(rules.exact, ([1, 1], [1, 0]))] == [
+        (0.0, 1.0),
+        (1.0, 0.0),
+    ]
 
 
 def test_a_family_is_adjusted_on_each_side_and_contradiction_comes_first():
-    family = {"both": rules.Evidence(0.001, 0.001), "at": rules.Evidence(0.025, 1.0), "over": rules.Evidence(0.0501, 1.0)}
-    assert rules.decide(family) == {"both": "contradicted", "at": "supported", "over": "undecided"}  # 0.001, 2 · 0.025, then the rest
+    family = {
+        "both": rules.Evidence(0.001, 0.001),
+        "at": rules.Evidence(0.025, 1.0),
+        "over": rules.Evidence(0.0501, 1.0),
+    }
+    assert rules.decide(family) == {
+        "both": "contradicted",
+        "at": "supported",
+        "over": "undecided",
+    }  # 0.001, 2 · 0.025, then the rest
     assert rules.decide({"at": rules.Evidence(1.0, 0.05)})["at"] == "contradicted" and rules.ALPHA == 0.05
     assert rules.decide({"at": rules.Evidence(0.02, 1.0)}, alpha=0.01)["at"] == "undecided"
 
 
 def causal(effects, direction, margin):
-    return rules.causal([rules.difference(e, direction, margin).support for e in effects], [e.p_within(margin) for e in effects])
+    return rules.causal(
+        [rules.difference(e, direction, margin).support for e in effects], [e.p_within(margin) for e in effects]
+    )
 
 
 def joint(rule, truths, count, n, seed=0):
@@ -199,7 +237,9 @@ def joint(rule, truths, count, n, seed=0):
     chance, words = np.random.default_rng(seed), []
     for _ in range(count):
         first = chance.normal(0, 1, n)
-        words.append(rules.decide({"claim": rule([effect(first, chance.normal(-truth, 1, n)) for truth in truths])})["claim"])
+        words.append(
+            rules.decide({"claim": rule([effect(first, chance.normal(-truth, 1, n)) for truth in truths])})["claim"]
+        )
     return {word: words.count(word) / count for word in ("supported", "contradicted", "undecided")}
 
 
@@ -213,7 +253,9 @@ def test_a_cause_is_seldom_denied_where_every_control_is_at_the_margin():
 
 
 def test_a_conjunction_with_one_null_part_is_seldom_supported():
-    found = joint(lambda effects: rules.all_of([rules.difference(e, 1, 0.0) for e in effects]), (4.0, 4.0, 0.0), 2000, 5)
+    found = joint(
+        lambda effects: rules.all_of([rules.difference(e, 1, 0.0) for e in effects]), (4.0, 4.0, 0.0), 2000, 5
+    )
     assert found["supported"] <= 0.029
 
 
@@ -253,7 +295,17 @@ def test_what_was_not_run_makes_a_family_no_smaller():
     assert rules.decide({"one": strong, "two": None, "three": None})["one"] == "undecided"
 
 
-@pytest.mark.parametrize("some, factor, word", [(False, 0.25, "supported"), (False, 0.9, "contradicted"), (False, 0.0, "contradicted"), (True, 0.25, "supported"), (True, 0.9, "undecided"), (True, 0.0, "contradicted")])
+@pytest.mark.parametrize(
+    "some, factor, word",
+    [
+        (False, 0.25, "supported"),
+        (False, 0.9, "contradicted"),
+        (False, 0.0, "contradicted"),
+        (True, 0.25, "supported"),
+        (True, 0.9, "undecided"),
+        (True, 0.0, "contradicted"),
+    ],
+)
 def test_weak_agreement_lies_between_none_and_half_the_yardstick(some, factor, word):
     chance = np.random.default_rng(1)
     y = chance.normal(0.4, 0.02, 10)
@@ -264,7 +316,9 @@ def test_a_committed_long_run_keeps_its_promises():
     with open(FILE, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row, (rule, truth, *sizes, word, low, high) in zip(rows, conditions(), strict=True):
-        assert [row["rule"], float(row["truth"]), row["word"]] == [rule, truth, word] and [float(row[name]) for name in ("spread", "n", "step", "margin")] == sizes
+        assert [row["rule"], float(row["truth"]), row["word"]] == [rule, truth, word] and [
+            float(row[name]) for name in ("spread", "n", "step", "margin")
+        ] == sizes
         assert low <= float(row["rate"]) <= high
 
 
@@ -283,6 +337,12 @@ if __name__ == "__main__":
         writer = csv.writer(file)
         writer.writerow("rule truth spread n step margin word studies rate low high".split())
         for rule, truth, spread, n, step, margin, word, low, high in conditions():
-            found = rate(word, getattr(rules, rule), studies(truth, spread, n, 10_000, step, seed=1), 0 if rule == "equivalence" else 1, margin)
+            found = rate(
+                word,
+                getattr(rules, rule),
+                studies(truth, spread, n, 10_000, step, seed=1),
+                0 if rule == "equivalence" else 1,
+                margin,
+            )
             writer.writerow([rule, truth, spread, n, step, margin, word, 10_000, found, low, high])
             print(rule, truth, spread, n, step, margin, word, found, flush=True)

@@ -1,4 +1,5 @@
 """Maps, weights and importances: other libraries say the same, parts change nothing, nothing is left behind."""
+
 import gc
 import resource
 import sys
@@ -18,7 +19,16 @@ from fmm_nb.errors import InputError
 from fmm_nb.fullgrad import fullgrad_terms
 from fmm_nb.gates import Gated, SEGate, frozen_gates, read_gates, unit
 from fmm_nb.models import ToyNet, create_model
-from fmm_nb.saliency import IMPORTANCES, FullGrad, SmoothFullGrad, attention_weights, channel_importance, channels_removed, explain, noisy_copies
+from fmm_nb.saliency import (
+    IMPORTANCES,
+    FullGrad,
+    SmoothFullGrad,
+    attention_weights,
+    channel_importance,
+    channels_removed,
+    explain,
+    noisy_copies,
+)
 
 
 def net_and_images(model="am", count=5, **options):
@@ -34,7 +44,9 @@ def test_input_times_gradient_is_captums():
     net, x = net_and_images()
     target = net(x).argmax(1)
     for name, value in channel_importance(net, x, "gxa_in", signed=True).items():
-        theirs = attr.LayerGradientXActivation(net, net.get_submodule(name)).attribute(x, target, attribute_to_layer_input=True)
+        theirs = attr.LayerGradientXActivation(net, net.get_submodule(name)).attribute(
+            x, target, attribute_to_layer_input=True
+        )
         torch.testing.assert_close(value, theirs.sum((2, 3)))
 
 
@@ -61,7 +73,10 @@ def test_ablation_is_a_forward_pass_without_the_channel(recompute):
     name = "features.1.gate"
     found = channel_importance(net, x, "ablation_recomputed" if recompute else "ablation", signed=True)[name]
     mask = torch.arange(8)[None] == 3
-    with torch.no_grad(), frozen_gates(net, {} if recompute else {n: v for n, v in values.items() if n in attention_weights(net, x)}):
+    with (
+        torch.no_grad(),
+        frozen_gates(net, {} if recompute else {n: v for n, v in values.items() if n in attention_weights(net, x)}),
+    ):
         with channels_removed(net, {name: mask}):
             without = net(x).gather(1, target)[:, 0]
     torch.testing.assert_close(found[:, 3], net(x).detach().gather(1, target)[:, 0] - without)
@@ -71,7 +86,9 @@ def test_ablation_is_captums():
     net, x = net_and_images(count=3)
     gate, mask = net.features[2].gate, torch.arange(8)[None, :, None, None].expand(1, 8, 4, 4)
     theirs = attr.LayerFeatureAblation(net, gate).attribute(x, target=0, layer_baselines=0, layer_mask=mask)
-    torch.testing.assert_close(channel_importance(net, x, "ablation", 0, signed=True)["features.2.gate"], theirs[:, :, 0, 0])
+    torch.testing.assert_close(
+        channel_importance(net, x, "ablation", 0, signed=True)["features.2.gate"], theirs[:, :, 0, 0]
+    )
 
 
 def test_the_terms_of_a_bias_are_fullgrads():
@@ -84,10 +101,14 @@ def test_the_terms_of_a_bias_are_fullgrads():
 def test_absolute_values_within_the_sum_are_larger_and_smooth_means_a_mean():
     net, x = net_and_images()
     for name in saliency.BY_GRADIENT:
-        plain, absolute, smooth = (channel_importance(net, x, form.format(name), 3, signed=True) for form in ("{}", "{}_abs_sum", "smooth_{}"))
+        plain, absolute, smooth = (
+            channel_importance(net, x, form.format(name), 3, signed=True) for form in ("{}", "{}_abs_sum", "smooth_{}")
+        )
         draws = [channel_importance(net, noisy, name, 3, signed=True) for noisy in noisy_copies(x, 25, 0.15, 0)]
         for gate in plain:
-            assert (absolute[gate] >= plain[gate].abs() - 1e-12).all() and (absolute[gate] > plain[gate].abs() + 1e-9).any()
+            assert (absolute[gate] >= plain[gate].abs() - 1e-12).all() and (
+                absolute[gate] > plain[gate].abs() + 1e-9
+            ).any()
             torch.testing.assert_close(smooth[gate], torch.stack([draw[gate] for draw in draws]).mean(0))
 
 
@@ -100,8 +121,12 @@ def test_every_definition_has_the_shape_of_the_weights_and_a_size(model, method)
             channel_importance(net, x, method)
         return
     weights, found = attention_weights(net, x), channel_importance(net, x, method)
-    assert {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in weights.items()}
-    assert len(found) == 3 and all(value.isfinite().all() and (value >= 0).all() and value.any() for value in found.values())
+    assert {name: value.shape for name, value in found.items()} == {
+        name: value.shape for name, value in weights.items()
+    }
+    assert len(found) == 3 and all(
+        value.isfinite().all() and (value >= 0).all() and value.any() for value in found.values()
+    )
 
 
 def by_the_official_code(net, x):
@@ -129,7 +154,9 @@ def by_the_official_code(net, x):
         else:
             bias = layer.bias if layer else None
         term = gradient * (x if layer is None else bias[:, None, None])
-        found = found + F.interpolate(processed(term), x.shape[2:], mode="bilinear", align_corners=True).sum(1, keepdim=True)
+        found = found + F.interpolate(processed(term), x.shape[2:], mode="bilinear", align_corners=True).sum(
+            1, keepdim=True
+        )
     return found.detach()
 
 
@@ -151,7 +178,12 @@ class Vectors(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.on_maps, self.on_vectors, self.head = nn.Conv2d(1, 8, 3), unit("se", 8), Gated(SEGate(8)), nn.Linear(8, 10)
+        self.conv, self.on_maps, self.on_vectors, self.head = (
+            nn.Conv2d(1, 8, 3),
+            unit("se", 8),
+            Gated(SEGate(8)),
+            nn.Linear(8, 10),
+        )
 
     def forward(self, x):
         x.mul_(2)
@@ -178,7 +210,13 @@ def test_gates_on_vectors_and_steps_in_place():
     for name, value in weights.items():
         assert value.shape == (3, 8)
         torch.testing.assert_close(output[name], value * gradient[name])
-    for method in IMPORTANCES.keys() - {"bias_grad", "bias_grad_abs_sum", "smooth_bias_grad", "integrated_gradients", "conductance"}:
+    for method in IMPORTANCES.keys() - {
+        "bias_grad",
+        "bias_grad_abs_sum",
+        "smooth_bias_grad",
+        "integrated_gradients",
+        "conductance",
+    }:
         channel_importance(net, x, method)
     FullGrad(net).attribute(x), SmoothFullGrad(net).attribute(x, samples=2)
     assert torch.equal(x, kept)
@@ -196,7 +234,12 @@ class Named(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gate, self.spare, self.head = nn.Conv2d(1, 4, 3), unit("se", 4), unit("se", 4), nn.Linear(4 * 36, 10)
+        self.conv, self.gate, self.spare, self.head = (
+            nn.Conv2d(1, 4, 3),
+            unit("se", 4),
+            unit("se", 4),
+            nn.Linear(4 * 36, 10),
+        )
 
     def forward(self, x):
         return self.head(self.gate(x=self.conv(x)).flatten(1))
@@ -211,11 +254,17 @@ def test_a_gate_may_be_given_its_input_by_name_and_must_be_used():
     del net.spare
     by_place = nn.Sequential(net.conv, net.gate, nn.Flatten(), net.head)
     for method in IMPORTANCES:
-        torch.testing.assert_close(channel_importance(net, x, method)["gate"], channel_importance(by_place, x, method)["1"])
+        torch.testing.assert_close(
+            channel_importance(net, x, method)["gate"], channel_importance(by_place, x, method)["1"]
+        )
 
 
 def test_a_net_without_attention_has_no_importances():
-    assert channel_importance(ToyNet(), torch.rand(2, 1, 28, 28)) == attention_weights(ToyNet(), torch.rand(2, 1, 28, 28)) == {}
+    assert (
+        channel_importance(ToyNet(), torch.rand(2, 1, 28, 28))
+        == attention_weights(ToyNet(), torch.rand(2, 1, 28, 28))
+        == {}
+    )
 
 
 def test_integrated_gradients_of_a_net_that_writes_over_its_input():
@@ -240,7 +289,13 @@ class Shift(nn.Module):
 
 
 def test_a_layer_behind_a_gate_is_not_before_it():
-    net = nn.Sequential(Gated(nn.Conv2d(1, 1, 3, padding=1, bias=False), "add"), nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    net = nn.Sequential(
+        Gated(nn.Conv2d(1, 1, 3, padding=1, bias=False), "add"),
+        nn.Conv2d(1, 1, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(36, 3),
+    )
     with pytest.raises(InputError, match="0 has no term of its own"):
         channel_importance(net, torch.rand(2, 1, 8, 8), "bias_grad")
 
@@ -263,8 +318,13 @@ def test_maps_of_layers_whose_channels_lie_last():
 
     torch.manual_seed(0)
     net, x = Last().double(), torch.randn(2, 1, 12, 8, dtype=torch.double)
-    as_convolution = nn.Sequential(net.first, nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head).double()
-    as_convolution[1].weight.data, as_convolution[1].bias.data = net.middle.weight.data[:, :, None, None], net.middle.bias.data
+    as_convolution = nn.Sequential(
+        net.first, nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head
+    ).double()
+    as_convolution[1].weight.data, as_convolution[1].bias.data = (
+        net.middle.weight.data[:, :, None, None],
+        net.middle.bias.data,
+    )
     torch.testing.assert_close(FullGrad(net).attribute(x), FullGrad(as_convolution).attribute(x))
 
 
@@ -273,11 +333,20 @@ class Turned(nn.Module):
 
     def __init__(self, last):
         super().__init__()
-        self.linear_stem, self.bias, self.head, self.last = nn.Conv2d(1, 4, 3), nn.Parameter(torch.randn(4)), nn.Conv2d(4, 3, 3), last
+        self.linear_stem, self.bias, self.head, self.last = (
+            nn.Conv2d(1, 4, 3),
+            nn.Parameter(torch.randn(4)),
+            nn.Conv2d(4, 3, 3),
+            last,
+        )
 
     def forward(self, x):
         y = self.linear_stem(x)
-        y = F.gelu(y.permute(0, 2, 3, 1) + self.bias).permute(0, 3, 1, 2) if self.last else F.gelu(y + self.bias[:, None, None])
+        y = (
+            F.gelu(y.permute(0, 2, 3, 1) + self.bias).permute(0, 3, 1, 2)
+            if self.last
+            else F.gelu(y + self.bias[:, None, None])
+        )
         return self.head(y).sum((2, 3))
 
 
@@ -309,7 +378,9 @@ def test_windows_of_a_map_are_no_maps():
     torch.manual_seed(0)
     net, x = Windows().double(), torch.randn(5, 1, 16, 4, dtype=torch.double)
     assert list(FullGrad(net).attribute(x[:1]).shape) == [1, 1, 16, 4]
-    torch.testing.assert_close(FullGrad(net).attribute(x), torch.cat([FullGrad(net).attribute(one) for one in x.split(1)]))
+    torch.testing.assert_close(
+        FullGrad(net).attribute(x), torch.cat([FullGrad(net).attribute(one) for one in x.split(1)])
+    )
 
 
 # ----- parts and noise -----
@@ -318,7 +389,11 @@ def test_windows_of_a_map_are_no_maps():
 @pytest.mark.parametrize("memory", [1, 2**40])
 def test_parts_change_nothing(monkeypatch, memory):
     net, x = net_and_images(count=4)
-    uses = [lambda: FullGrad(net).attribute(x), lambda: SmoothFullGrad(net).attribute(x, samples=5), lambda: attention_weights(net, x)]
+    uses = [
+        lambda: FullGrad(net).attribute(x),
+        lambda: SmoothFullGrad(net).attribute(x, samples=5),
+        lambda: attention_weights(net, x),
+    ]
     uses += [lambda method=method: channel_importance(net, x, method) for method in IMPORTANCES]
     whole = [use() for use in uses]
     monkeypatch.setattr(saliency, "fitting_size", lambda batch_size, x: 3)
@@ -352,7 +427,11 @@ def test_the_reported_error_is_that_of_the_map():
 @pytest.mark.parametrize("target", [[1, 2], torch.tensor([1, 2, 3, 4, 5, 6])])
 def test_a_number_of_classes_that_is_not_the_images_is_refused(target):
     net, x = net_and_images()
-    for use in (lambda: FullGrad(net).attribute(x, target), lambda: channel_importance(net, x, target=target), lambda: fullgrad_terms(net, x, target)):
+    for use in (
+        lambda: FullGrad(net).attribute(x, target),
+        lambda: channel_importance(net, x, target=target),
+        lambda: fullgrad_terms(net, x, target),
+    ):
         with pytest.raises(InputError, match=r"one an image, \[5\]"):
             use()
 
@@ -362,7 +441,9 @@ def test_a_number_of_classes_that_is_not_the_images_is_refused(target):
 
 def test_captum_draws_a_map():
     net, x = net_and_images(count=1)
-    figure, _ = visualization.visualize_image_attr(FullGrad(net).attribute(x)[0].movedim(0, -1).numpy(), sign="positive", use_pyplot=False)
+    figure, _ = visualization.visualize_image_attr(
+        FullGrad(net).attribute(x)[0].movedim(0, -1).numpy(), sign="positive", use_pyplot=False
+    )
     assert figure.axes
 
 
@@ -382,7 +463,15 @@ def test_quantus_takes_maps_as_they_come():
 # ----- nothing is left behind -----
 
 
-@pytest.mark.parametrize("use", [lambda net, x: fullgrad_terms(net, x), lambda net, x: FullGrad(net).attribute(x), channel_importance, attention_weights])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, x: fullgrad_terms(net, x),
+        lambda net, x: FullGrad(net).attribute(x),
+        channel_importance,
+        attention_weights,
+    ],
+)
 def test_200_calls_leave_memory_and_the_net_as_they_were(use):
     net, x = net_and_images(count=2)
     state = {name: value.clone() for name, value in net.state_dict().items()}
@@ -403,7 +492,13 @@ def test_what_stands_on_no_known_axes_is_left_out_of_a_map():
 
         def __init__(self, act):
             super().__init__()
-            self.stem, self.row, self.bias, self.act, self.head = nn.Conv2d(1, 4, 3), nn.Linear(6, 6), nn.Parameter(torch.randn(4)), act, nn.Conv2d(4, 3, 1)
+            self.stem, self.row, self.bias, self.act, self.head = (
+                nn.Conv2d(1, 4, 3),
+                nn.Linear(6, 6),
+                nn.Parameter(torch.randn(4)),
+                act,
+                nn.Conv2d(4, 3, 1),
+            )
 
         def forward(self, x):
             return self.head(self.act(self, self.stem(x))).mean((2, 3))

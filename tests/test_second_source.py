@@ -1,13 +1,14 @@
 "The second source's claims are decided by the rows that its pages write."
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from fmm_nb.claims import CLAIMS
-from fmm_nb.planned_rows import planned
 from fmm_nb.comparisons import AT_PARAMETERS, at_parameters, measured, weights
 from fmm_nb.judgement import evidence
 from fmm_nb.plan import by_arm
+from fmm_nb.planned_rows import planned
 from fmm_nb.unification import checks
 
 SETS = ("cifar10", "cifar100_coarse")
@@ -18,7 +19,9 @@ def rows_of(means, data=SETS, seeds=5, spread=0.05, column="test_accuracy_percen
     chance = np.random.default_rng(0)
     return pd.DataFrame(
         [
-            {"model": model, "data": name, "seed": seed, "diverged_at": np.nan, column: mean + chance.normal(0, spread)} | dict(options) | columns
+            {"model": model, "data": name, "seed": seed, "diverged_at": np.nan, column: mean + chance.normal(0, spread)}
+            | dict(options)
+            | columns
             for name in data
             for (model, options), mean in means.items()
             for seed in range(seeds)
@@ -42,7 +45,12 @@ def test_locality_needs_every_depth():
 
 
 def test_a_net_with_options_is_another_arm():
-    arms = {("resnet_b1_atac", ()): 90, ("resnet_b1_atac", (("inner_relu", False),)): 70, ("resnet_b1_identity", ()): 40, ("resnet_b1_nin", ()): 89}
+    arms = {
+        ("resnet_b1_atac", ()): 90,
+        ("resnet_b1_atac", (("inner_relu", False),)): 70,
+        ("resnet_b1_identity", ()): 40,
+        ("resnet_b1_nin", ()): 89,
+    }
     rows = rows_of(arms)
     assert evidence(CLAIMS["A16"], rows).support < 0.001
     gate = evidence(CLAIMS["A3"], rows_of({**arms, ("resnet_b1_atac", (("inner_relu", False),)): 10}))
@@ -51,13 +59,25 @@ def test_a_net_with_options_is_another_arm():
 
 @pytest.mark.parametrize("accuracies, low", [((80, 81, 82, 83, 84), "support"), ((80, 81, 80, 83, 84), "contradict")])
 def test_more_attention_is_better_step_by_step(accuracies, low):
-    steps = {("resnet_b1_atac", (("act_order", "bac"), ("act_layers", count))): mean for count, mean in enumerate(accuracies)}
+    steps = {
+        ("resnet_b1_atac", (("act_order", "bac"), ("act_layers", count))): mean for count, mean in enumerate(accuracies)
+    }
     assert getattr(evidence(CLAIMS["A6"], rows_of(steps)), low) < 0.001
 
 
 def test_units_are_compared_at_equal_parameters():
     rows = rows_of(nets("relu", (90, 92)) | nets("atac", (90.5,)) | nets("selu", (88, 90)), spread=0.01)
-    rows = rows.assign(parameters=rows.model.map({"resnet_b1_relu": 80, "resnet_b2_relu": 180, "resnet_b1_selu": 80, "resnet_b2_selu": 180, "resnet_b1_atac": 90}))
+    rows = rows.assign(
+        parameters=rows.model.map(
+            {
+                "resnet_b1_relu": 80,
+                "resnet_b2_relu": 180,
+                "resnet_b1_selu": 80,
+                "resnet_b2_selu": 180,
+                "resnet_b1_atac": 90,
+            }
+        )
+    )
     read = at_parameters(rows)
     assert read[read.model == "resnet_b1_relu"][AT_PARAMETERS].to_numpy() == pytest.approx(90.2, abs=0.05)
     found = evidence(CLAIMS["A7"], read)
@@ -66,7 +86,9 @@ def test_units_are_compared_at_equal_parameters():
 
 def test_objects_of_three_sizes():
     gains = {("resnet_b1_atac", (("context", 1),)): 5.0, ("resnet_b1_atac", (("context", "global"),)): 9.0}
-    assert evidence(CLAIMS["A14"], rows_of(gains, ("mnist",), column="accuracy_large_minus_small_percent")).support < 0.001
+    assert (
+        evidence(CLAIMS["A14"], rows_of(gains, ("mnist",), column="accuracy_large_minus_small_percent")).support < 0.001
+    )
 
 
 @pytest.mark.parametrize("name", ["A12", "A13", "A17"])
@@ -86,7 +108,23 @@ def test_one_mechanism_needs_all_four():
 def test_an_arm_of_a_page_decides_by_itself():
     "Where a context was not run, ATAC itself still counts."
     arms = by_arm("11_locality", "smoke", "mnist_mini")
-    rows = pd.DataFrame([{"key": s.key, "measure_version": 1, "model": s.model, "data": s.data, "seed": s.seed, "precision": "float32", "test_accuracy_percent": 50.0} | s.options for name, of in arms.items() for s in of if "context=3" not in name])
+    rows = pd.DataFrame(
+        [
+            {
+                "key": s.key,
+                "measure_version": 1,
+                "model": s.model,
+                "data": s.data,
+                "seed": s.seed,
+                "precision": "float32",
+                "test_accuracy_percent": 50.0,
+            }
+            | s.options
+            for name, of in arms.items()
+            for s in of
+            if "context=3" not in name
+        ]
+    )
     kept = planned(rows, "smoke", "11_locality")
     assert len(kept) == len(rows)
     left = set(planned(rows.iloc[1:], "smoke", "11_locality").key)
@@ -97,4 +135,9 @@ def test_an_arm_of_a_page_decides_by_itself():
 def test_nets_with_other_options_are_not_paired_as_the_same():
     gains = {("resnet_b1_atac", (("context", 1),)): 5.0, ("resnet_b1_atac", (("context", "global"),)): 9.0}
     rows = rows_of(gains, ("mnist",), seeds=5)
-    assert measured(rows, "test_accuracy_percent", weights("resnet_b1_atac[context=1] vs resnet_b1_atac[context=global]")).df > 4
+    assert (
+        measured(
+            rows, "test_accuracy_percent", weights("resnet_b1_atac[context=1] vs resnet_b1_atac[context=global]")
+        ).df
+        > 4
+    )

@@ -1,4 +1,5 @@
 "Sensitivities leave a net as it was, do not depend on batches, and say what is wrong."
+
 import copy
 
 import numpy as np
@@ -10,7 +11,16 @@ from fmm_nb import sensitivity
 from fmm_nb.batches import stream
 from fmm_nb.errors import InputError
 from fmm_nb.models import create_model
-from fmm_nb.sensitivity import DEFINITIONS, OUTPUTS, jacobian_gram, jacobian_norm, jacobian_norms, jacobian_sensitivities, output_sensitivities, output_sensitivity
+from fmm_nb.sensitivity import (
+    DEFINITIONS,
+    OUTPUTS,
+    jacobian_gram,
+    jacobian_norm,
+    jacobian_norms,
+    jacobian_sensitivities,
+    output_sensitivities,
+    output_sensitivity,
+)
 
 MEASURES = {
     "jacobian": lambda net, x: jacobian_norms(net, x, batch_size=2),
@@ -46,8 +56,10 @@ def case():
 def state(net, x):
     "All that a measure could leave behind."
     flags = [(p.requires_grad, p.grad is None, p._version) for p in net.parameters()]
-    modes = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()]
-    chance = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    modes = [
+        (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()
+    ]
+    chance = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
     values = {name: value.clone().tolist() for name, value in net.state_dict().items()}
     return flags, modes, chance, values, x.tolist(), x.requires_grad, torch.is_grad_enabled()
 
@@ -109,7 +121,9 @@ def test_a_net_that_writes_over_its_input_is_measured_where_it_was_shown(case):
     net, x = case
     given = x.clone()
     torch.testing.assert_close(jacobian_norm(Shifted(net), x), jacobian_norm(net, x - 0.5))
-    assert output_sensitivity(Shifted(net), x, draws=2) == pytest.approx(output_sensitivity(net, x - 0.5, draws=2), rel=1e-9)
+    assert output_sensitivity(Shifted(net), x, draws=2) == pytest.approx(
+        output_sensitivity(net, x - 0.5, draws=2), rel=1e-9
+    )
     assert torch.equal(x, given)
 
 
@@ -119,7 +133,12 @@ def test_a_jacobian_in_half_precision_does_not_overflow(case):
     whole = jacobian_norm(net, x)
     assert whole.max() > 256
     for output in ("logits", "spectral"):
-        torch.testing.assert_close(jacobian_norm(net.half(), x.half(), output).double(), jacobian_norm(net.double(), x, output), rtol=0.02, atol=0)
+        torch.testing.assert_close(
+            jacobian_norm(net.half(), x.half(), output).double(),
+            jacobian_norm(net.double(), x, output),
+            rtol=0.02,
+            atol=0,
+        )
 
 
 def test_batches_and_precision_do_not_change_the_noise(case):
@@ -163,7 +182,9 @@ def test_means_of_the_jacobian_are_what_they_say(case):
     assert found["logits"] == pytest.approx(whole.flatten(1).norm(dim=1).mean().item(), rel=1e-9)
     assert found["squared"] == pytest.approx(whole.flatten(1).square().sum(1).mean().item(), rel=1e-9)
     assert found["centred"] == pytest.approx(centred.flatten(1).norm(dim=1).mean().item(), rel=1e-9)
-    assert found["temperature_matched"] == pytest.approx((centred.flatten(1).square().sum(1).mean() / spread).sqrt().item(), rel=1e-9)
+    assert found["temperature_matched"] == pytest.approx(
+        (centred.flatten(1).square().sum(1).mean() / spread).sqrt().item(), rel=1e-9
+    )
 
 
 def test_half_gates_are_a_smaller_learning_rate_bit_for_bit():
@@ -207,7 +228,9 @@ def test_what_all_logits_have_in_common_hides_no_difference(output):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_jacobian_is_counted_as_it_is_held(dtype):
     net, image = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).to(dtype), torch.randn(1, 1, 8, 8, dtype=dtype)
-    assert sensitivity.kept_bytes(net, image) == 2 * 5 * 64 * 8 + 64 * dtype.itemsize  # twice, in float64, and the input
+    assert (
+        sensitivity.kept_bytes(net, image) == 2 * 5 * 64 * 8 + 64 * dtype.itemsize
+    )  # twice, in float64, and the input
 
 
 def test_batches_shrink_until_they_fit(case, monkeypatch):
@@ -241,7 +264,10 @@ def test_a_net_that_diverged_gives_nan_and_no_error(case):
         (lambda net, x: jacobian_norm(net, x, "probability"), "did you mean 'probabilities'?"),
         (lambda net, x: jacobian_norm(net, x, batch_size=0), "batch_size must be a whole number of at least 1"),
         (lambda net, x: jacobian_norm(net, x, unit=torch.ones(3)), "one number a channel, [2], got [3]"),
-        (lambda net, x: jacobian_norm(nn.Sequential(nn.Flatten(), nn.Linear(128, 1)).double(), x, "margin"), "this net has 1"),
+        (
+            lambda net, x: jacobian_norm(nn.Sequential(nn.Flatten(), nn.Linear(128, 1)).double(), x, "margin"),
+            "this net has 1",
+        ),
         (lambda net, x: jacobian_norm(nn.Sequential(UNTRACKED, net), x), "give it running statistics"),
         (lambda net, x: output_sensitivity(nn.Sequential(UNTRACKED, net), x), "give it running statistics"),
         (lambda net, x: output_sensitivity(net, x[:1]), "at least 2 images, got 1"),

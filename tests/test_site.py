@@ -1,4 +1,5 @@
 "The HTML edition: whole, offline, the paper first; an old site outlives a failed build."
+
 import json
 import re
 import subprocess
@@ -76,7 +77,11 @@ def test_everything_is_one_click_away(site):
     library = [f"lib/{p.stem}.html" for p in (ROOT / "nbs" / "lib").glob("*.ipynb")]
     for page in ("index.html", "readme.html", "lib/01_files.html"):
         links = {Path(link).name for link in module("checks").Page(site / page).links}
-        missing = [p for p in ("data.html", "results.html", *experiments, *library) if Path(p).name not in links | {Path(page).name}]
+        missing = [
+            p
+            for p in ("data.html", "results.html", *experiments, *library)
+            if Path(p).name not in links | {Path(page).name}
+        ]
         assert not missing, f"{page} does not lead to {missing}"
 
 
@@ -88,7 +93,9 @@ def test_every_page_gives_its_notebook(site):
 
 def test_every_figure_leads_to_its_cell_and_its_table(site):
     page = module("checks").Page
-    pages = {p.stem.split("_")[0]: page(p) for p in (site / "experiments").glob("*.html")} | {"paper": page(site / "index.html")}
+    pages = {p.stem.split("_")[0]: page(p) for p in (site / "experiments").glob("*.html")} | {
+        "paper": page(site / "index.html")
+    }
     drawn = {p.stem for p in (ROOT / "data" / "results").glob("*/figures/*.svg")}
     shown = {name: pages[name.split("_")[0]] for name in drawn}
     assert not [name for name in drawn if f"figure-{name}" not in shown[name].anchors]
@@ -129,15 +136,24 @@ def test_a_failed_build_leaves_the_old_site(tmp_path, monkeypatch, fails):
 def test_checks_find_what_is_wrong(tmp_path):
     page = '<script src="https://cdn.example/x.js"></script><a href="gone.html">x</a><a href="#nowhere">y</a><a href="https://ok.example">z</a>'
     (tmp_path / "index.html").write_text(page)
-    (tmp_path / "look.css").write_text("@import url(//fonts.example/a.css); a { background: url('https://img.example/a.png') }")
+    (tmp_path / "look.css").write_text(
+        "@import url(//fonts.example/a.css); a { background: url('https://img.example/a.png') }"
+    )
     checks = module("checks")
     assert len(checks.remote(tmp_path)) == 3
     assert checks.broken(tmp_path) == ["index.html: gone.html", "index.html: #nowhere"]
 
 
 def test_sidebar_and_search_are_those_that_sphinx_and_furo_make(tmp_path):
-    pages = {"index": "# Start\n\n```{toctree}\n:caption: Read\n:hidden:\n\nStart <self>\none & two\nsub/index\n```\n\nRunning and running on\n", "one & two": "# One & two"}
-    pages |= {"sub/index": "# Sub\n\n## Part\n\n```{toctree}\n:hidden:\n\na\nb\n```\n", "sub/a": "# A\n\n## Runs", "sub/b": "# B"}
+    pages = {
+        "index": "# Start\n\n```{toctree}\n:caption: Read\n:hidden:\n\nStart <self>\none & two\nsub/index\n```\n\nRunning and running on\n",
+        "one & two": "# One & two",
+    }
+    pages |= {
+        "sub/index": "# Sub\n\n## Part\n\n```{toctree}\n:hidden:\n\na\nb\n```\n",
+        "sub/a": "# A\n\n## Runs",
+        "sub/b": "# B",
+    }
     for name, text in pages.items():
         path = tmp_path / "source" / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,23 +213,39 @@ def test_a_page_is_shown_at_the_scale_of_the_paper(tmp_path, monkeypatch):
 
 def test_a_page_opens_with_the_papers_verdicts(tmp_path, monkeypatch):
     tree(tmp_path, data__results__cpu__notebooks=None, nbs=None)
-    (tmp_path / "data" / "results" / "cpu" / "claims.csv").write_text("id,verdict,scale,experiment\nM1,undecided,cpu,03_x\nM2,supported,paper,03_x\nM3,supported,cpu,04_y\nM4,not tested,,03_x\n")
+    (tmp_path / "data" / "results" / "cpu" / "claims.csv").write_text(
+        "id,verdict,scale,experiment\nM1,undecided,cpu,03_x\nM2,supported,paper,03_x\nM3,supported,cpu,04_y\nM4,not tested,,03_x\n"
+    )
     prep = module("prep")
-    page = prep.Page("experiments/03_x", tmp_path / "data/results/cpu/notebooks/experiments/03_x.ipynb", tmp_path / "nbs/experiments/03_x.ipynb", "experiment")
-    assert prep.answers(page) == '<p class="page-verdicts">What the paper says of its claims: <b>not tested</b> M4; <b>supported</b> M2 (scale paper); <b>undecided</b> M1.</p>'
+    page = prep.Page(
+        "experiments/03_x",
+        tmp_path / "data/results/cpu/notebooks/experiments/03_x.ipynb",
+        tmp_path / "nbs/experiments/03_x.ipynb",
+        "experiment",
+    )
+    assert (
+        prep.answers(page)
+        == '<p class="page-verdicts">What the paper says of its claims: <b>not tested</b> M4; <b>supported</b> M2 (scale paper); <b>undecided</b> M1.</p>'
+    )
     assert prep.answers(prep.Page("lib/x", page.shown, page.origin, "library")) == ""
 
 
 def cell(source, *outputs, kind="code"):
     "A cell of a notebook, with the data of its outputs."
-    return {"cell_type": kind, "metadata": {}, "source": source} | ({"outputs": [{"output_type": "display_data", "metadata": {}, "data": data} for data in outputs]} if kind == "code" else {})
+    return {"cell_type": kind, "metadata": {}, "source": source} | (
+        {"outputs": [{"output_type": "display_data", "metadata": {}, "data": data} for data in outputs]}
+        if kind == "code"
+        else {}
+    )
 
 
 def prepared(tmp_path, *cells):
     "What a page of these cells becomes."
     (tmp_path / "x.ipynb").write_text(json.dumps({"cells": [cell("# Title", kind="markdown"), *cells]}))
     prep = module("prep")
-    return prep.prepare(prep.Page("x", tmp_path / "x.ipynb", tmp_path / "x.ipynb", "experiment"), prep.Links(tmp_path, {}))["cells"]
+    return prep.prepare(
+        prep.Page("x", tmp_path / "x.ipynb", tmp_path / "x.ipynb", "experiment"), prep.Links(tmp_path, {})
+    )["cells"]
 
 
 DRAWING = {"image/svg+xml": '<svg><defs/><path style="fill: #ffffff; stroke: #767676"/></svg>'}
@@ -223,9 +255,22 @@ def test_a_figure_is_described_by_its_caption(tmp_path):
     captions = [{"text/markdown": f"**{words}.** See [page](https://x.y), `J`."} for words in ("One", "Two")]
     asked = cell("## Look\n\nWhich is *larger*?", kind="markdown")
     after = cell("**Three.** Dots are nets.", kind="markdown")
-    cells = prepared(tmp_path, asked, cell("draw()", DRAWING, captions[0], DRAWING, captions[1]), cell("draw()", DRAWING), after, asked, cell("draw()", DRAWING))
+    cells = prepared(
+        tmp_path,
+        asked,
+        cell("draw()", DRAWING, captions[0], DRAWING, captions[1]),
+        cell("draw()", DRAWING),
+        after,
+        asked,
+        cell("draw()", DRAWING),
+    )
     drawn = [c for c in cells if any("image/svg+xml" in output["data"] for output in c.get("outputs", []))]
-    assert [c["metadata"]["mystnb"]["image"]["alt"] for c in drawn] == ["One. See page, J.", "Two. See page, J.", "Three. Dots are nets.", "Which is larger?"]
+    assert [c["metadata"]["mystnb"]["image"]["alt"] for c in drawn] == [
+        "One. See page, J.",
+        "Two. See page, J.",
+        "Three. Dots are nets.",
+        "Which is larger?",
+    ]
     assert ["remove-input" in c["metadata"]["tags"] for c in drawn] == [False, True, False, False], "code is shown once"
 
 
@@ -241,14 +286,27 @@ def test_a_figures_files_stand_where_it_is_drawn(tmp_path):
     for name in ("20_first", "20_second", "20_third", "alone"):
         (tmp_path / "figures" / f"{name}.csv").touch()
     prep = module("prep")
-    codes = ['def show(name):\n    figures.save(figure, f"20_{name}", table, out)\n\nshow("first")', "", 'figures.save(figure, "alone", table, out)', 'show("second")\nshow("third")']
+    codes = [
+        'def show(name):\n    figures.save(figure, f"20_{name}", table, out)\n\nshow("first")',
+        "",
+        'figures.save(figure, "alone", table, out)',
+        'show("second")\nshow("third")',
+    ]
     drawn = prep.tables_drawn(codes, prep.Page("20", tmp_path / "x.ipynb", tmp_path / "x.ipynb", "experiment"))
-    assert [[table.stem for table in tables] for tables in drawn] == [["20_first"], [], ["alone"], ["20_second", "20_third"]]
+    assert [[table.stem for table in tables] for tables in drawn] == [
+        ["20_first"],
+        [],
+        ["alone"],
+        ["20_second", "20_third"],
+    ]
 
 
 def test_every_figure_has_a_description(site):
     described = re.compile(r'\balt="[^"]+(?<!\.svg)(?<!\.png)"')
-    images = {page.relative_to(site): re.findall(r"<img\b[^>]*>", page.read_text(encoding="utf-8")) for page in site.rglob("*.html")}
+    images = {
+        page.relative_to(site): re.findall(r"<img\b[^>]*>", page.read_text(encoding="utf-8"))
+        for page in site.rglob("*.html")
+    }
     assert sum(map(len, images.values())) > 100
     assert not [(name, tag[:200]) for name, tags in images.items() for tag in tags if not described.search(tag)]
 
@@ -258,7 +316,16 @@ def test_api_page_says_what_the_signature_comments_say(tmp_path):
     (tmp_path / "things.py").write_text(source)
     api = module("api")
     page = api.module_page(api.Module(tmp_path / "things.py"), None)
-    for part in ("# fmm_nb.things", "What it is for.", "double(x: int, twice: bool = True) -> int", "any \\| number", "or not", "two of them", "Twice \\[x]", "LEAST = 1"):
+    for part in (
+        "# fmm_nb.things",
+        "What it is for.",
+        "double(x: int, twice: bool = True) -> int",
+        "any \\| number",
+        "or not",
+        "two of them",
+        "Twice \\[x]",
+        "LEAST = 1",
+    ):
         assert part in page
     assert "hidden" not in page
 
@@ -267,14 +334,31 @@ def test_a_notebook_that_dies_or_warns_fails(tmp_path):
     sources = {
         "died": ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
         "wrong": ["#| eval: false\n1 / 0", "assert 1 == 2, 'as it should'"],
-        "warned": ["import warnings\nwith warnings.catch_warnings(record=True):\n    warnings.simplefilter('always'); warnings.warn('asked for')", "warnings.warn('by a cell')"],
-        "shown": ["class Odd:\n    def _repr_html_(self):\n        import warnings; warnings.warn('by what is shown')\nOdd()"],
+        "warned": [
+            "import warnings\nwith warnings.catch_warnings(record=True):\n    warnings.simplefilter('always'); warnings.warn('asked for')",
+            "warnings.warn('by a cell')",
+        ],
+        "shown": [
+            "class Odd:\n    def _repr_html_(self):\n        import warnings; warnings.warn('by what is shown')\nOdd()"
+        ],
     }
     for name, cells in sources.items():
-        made = [{"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": source} for source in cells]
+        made = [
+            {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
+            for source in cells
+        ]
         (tmp_path / f"{name}.ipynb").write_text(json.dumps({"cells": made}))
-    done = subprocess.run([sys.executable, SITE / "execute.py", *tmp_path.glob("*.ipynb")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, SITE / "execute.py", *tmp_path.glob("*.ipynb")], capture_output=True, text=True
+    )
     assert done.returncode == 1 and done.stdout.count("FAILED") == 4
     assert "died.ipynb" in done.stdout and "exit code -9" in done.stdout
-    for told in ("wrong.ipynb, code cell 1", "as it should", "warned.ipynb, code cell 1", "by a cell", "shown.ipynb, code cell 0", "by what is shown"):
+    for told in (
+        "wrong.ipynb, code cell 1",
+        "as it should",
+        "warned.ipynb, code cell 1",
+        "by a cell",
+        "shown.ipynb, code cell 0",
+        "by what is shown",
+    ):
         assert told in done.stderr

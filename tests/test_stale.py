@@ -1,4 +1,5 @@
 """What a change costs: which nets are trained, which are measured, which pages are executed, and what `fmm why` says of it."""
+
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -87,7 +88,9 @@ def test_a_measure_that_changed_measures_again_and_trains_nothing(copy):
     assert (again.trained, again.measured) == ([], NETS)
 
 
-@pytest.mark.parametrize("version, named", [("TRAINING_VERSION", "training_version"), ("MODELS_VERSION", "models_version")])
+@pytest.mark.parametrize(
+    "version, named", [("TRAINING_VERSION", "training_version"), ("MODELS_VERSION", "models_version")]
+)
 def test_a_version_that_was_raised_trains_anew_and_is_named(copy, monkeypatch, version, named):
     old = getattr(specs, version)
     monkeypatch.setattr(specs, version, old + 1)
@@ -119,7 +122,9 @@ def done(tmp_path, monkeypatch):
     "Pages that are up to date, in a copy of the repository's inputs."
     root = tmp_path / "clone"
     for folder in ("nbs/experiments", "fmm_nb", "data/reported"):
-        shutil.copytree(pages.need_repository("this test") / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            pages.need_repository("this test") / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(pages.need_repository("this test") / "nbs" / "paper.ipynb", root / "nbs")
     monkeypatch.setattr(pages, "need_repository", lambda what: root)
     monkeypatch.setattr(pages, "missing_nets", lambda *given: [])
@@ -164,7 +169,10 @@ def test_a_change_of_code_executes_pages_names_itself_and_trains_nothing(done, c
 def test_an_answer_that_changed_executes_the_paper(done):
     root, build = done
     pages.Page("03_multiplication", "smoke", build).answer.write_text('{"tables": {}}')
-    assert stale(build) == {"03_multiplication": ["made answers/03_multiplication.json"], "paper": ["answers/03_multiplication.json"]}
+    assert stale(build) == {
+        "03_multiplication": ["made answers/03_multiplication.json"],
+        "paper": ["answers/03_multiplication.json"],
+    }
 
 
 def some_rows(build, scale, name, version):
@@ -194,15 +202,24 @@ def test_its_rows_at_a_higher_scale_execute_a_page_and_publishing_them_does_not(
     kept = shutil.copytree(pages.published_folder("cpu"), tmp_path / "published" / "cpu")
     with open(kept / "rows" / "01_random_curves.csv", "a") as file:
         file.write("a,9,1.0\n")
-    monkeypatch.setattr(pages, "published_folder", lambda scale, real=pages.published_folder: kept if scale == "cpu" else real(scale))
+    monkeypatch.setattr(
+        pages, "published_folder", lambda scale, real=pages.published_folder: kept if scale == "cpu" else real(scale)
+    )
     assert stale(build) == {}
 
 
 def test_pages_say_which_other_pages_decide_their_claims():
-    parts = {claim.id: [CLAIMS[part] for part in claim.comparators.split("; ")] if claim.kind == "conjunction" else [] for claim in CLAIMS.values()}
+    parts = {
+        claim.id: [CLAIMS[part] for part in claim.comparators.split("; ")] if claim.kind == "conjunction" else []
+        for claim in CLAIMS.values()
+    }
     for claim in CLAIMS.values():
         gains = [CLAIMS[GAINS[data]] for data in claim.data if data in GAINS] if claim.kind == "mediation" else []
-        family = [other for other in CLAIMS.values() if other.family == claim.family] if claim.kind not in ("exact", "untestable") else []
+        family = (
+            [other for other in CLAIMS.values() if other.family == claim.family]
+            if claim.kind not in ("exact", "untestable")
+            else []
+        )
         wanted = {other.experiment for other in [*parts[claim.id], *gains, *family]} - {claim.experiment}
         assert wanted <= set(EXPERIMENTS[claim.experiment].reads if claim.experiment in EXPERIMENTS else ()), claim.id
     assert all(set(page.reads) <= EXPERIMENTS.keys() - {name} for name, page in EXPERIMENTS.items())
@@ -220,7 +237,14 @@ def test_a_training_on_imagenet_is_taken_up_by_its_page_alone(tmp_path):
 
 def test_a_net_of_a_page_that_changed_is_named_old_and_new(done, monkeypatch):
     root, build = done
-    monkeypatch.setattr(pages, "specs", lambda name, scale, real=pages.specs: [replace(spec, protocol=replace(spec.protocol, epochs=spec.protocol.epochs + 1)) for spec in real(name, scale)])
+    monkeypatch.setattr(
+        pages,
+        "specs",
+        lambda name, scale, real=pages.specs: [
+            replace(spec, protocol=replace(spec.protocol, epochs=spec.protocol.epochs + 1))
+            for spec in real(name, scale)
+        ],
+    )
     found = stale(build)
     assert "03_multiplication" in found and all(name.startswith("net ") for name in found["03_multiplication"])
     assert all(" → " in line for line in pages.why("03", "smoke", build))

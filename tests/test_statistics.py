@@ -1,4 +1,5 @@
 """Our statistics against those of well-kept libraries, where they have them."""
+
 import itertools
 
 import numpy as np
@@ -10,7 +11,22 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from fmm_nb.errors import InputError
-from fmm_nb.statistics import contrast, correlations, detectable, effect, equivalent, holm, image_variance, interaction, mean_interval, mediation, power, rank_correlation, rank_test, share_interval
+from fmm_nb.statistics import (
+    contrast,
+    correlations,
+    detectable,
+    effect,
+    equivalent,
+    holm,
+    image_variance,
+    interaction,
+    mean_interval,
+    mediation,
+    power,
+    rank_correlation,
+    rank_test,
+    share_interval,
+)
 
 
 @pytest.fixture(params=range(20))
@@ -22,28 +38,49 @@ def arms(request):
 def test_the_difference_is_welchs(arms):
     theirs = stats.ttest_ind(*arms, equal_var=False)
     interval, ours = theirs.confidence_interval(), effect(*arms)
-    assert (ours.p, ours.low, ours.high, ours.df) == pytest.approx((theirs.pvalue, interval.low, interval.high, theirs.df), rel=1e-9)
+    assert (ours.p, ours.low, ours.high, ours.df) == pytest.approx(
+        (theirs.pvalue, interval.low, interval.high, theirs.df), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.999])
 def test_intervals_have_the_confidence_that_is_asked_for(arms, confidence):
     a, b = arms
-    assert mean_interval(a, confidence) == pytest.approx((a.mean(), *stats.t.interval(confidence, len(a) - 1, a.mean(), stats.sem(a))))
+    assert mean_interval(a, confidence) == pytest.approx(
+        (a.mean(), *stats.t.interval(confidence, len(a) - 1, a.mean(), stats.sem(a)))
+    )
     theirs, n = stats.ttest_ind(a, b, equal_var=False).confidence_interval(confidence), min(len(a), len(b))
-    assert [(found.low, found.high) for found in (effect(a, b, confidence=confidence), contrast([a, b], [1, -1], confidence))] == [pytest.approx(tuple(theirs))] * 2
-    theirs, ours = stats.ttest_rel(a[:n], b[:n]).confidence_interval(confidence), effect(a[:n], b[:n], paired=True, confidence=confidence)
+    assert [
+        (found.low, found.high)
+        for found in (effect(a, b, confidence=confidence), contrast([a, b], [1, -1], confidence))
+    ] == [pytest.approx(tuple(theirs))] * 2
+    theirs, ours = (
+        stats.ttest_rel(a[:n], b[:n]).confidence_interval(confidence),
+        effect(a[:n], b[:n], paired=True, confidence=confidence),
+    )
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs))
-    assert interaction(a, b, b, a, confidence).high == pytest.approx(contrast([a, b, b, a], [1, -1, -1, 1], confidence).high)
-    assert share_interval(3, 10, confidence)[1:] == pytest.approx(stats.binomtest(3, 10).proportion_ci(confidence, method="exact"))
+    assert interaction(a, b, b, a, confidence).high == pytest.approx(
+        contrast([a, b, b, a], [1, -1, -1, 1], confidence).high
+    )
+    assert share_interval(3, 10, confidence)[1:] == pytest.approx(
+        stats.binomtest(3, 10).proportion_ci(confidence, method="exact")
+    )
 
 
 def test_one_sided_questions_are_t_tests_against_a_bound(arms):
     a, b = arms
-    found, one = effect(a, b), lambda bound, side: stats.ttest_ind(a - bound, b, equal_var=False, alternative=side).pvalue
+    found, one = (
+        effect(a, b),
+        lambda bound, side: stats.ttest_ind(a - bound, b, equal_var=False, alternative=side).pvalue,
+    )
     assert (found.p_above(0.4), found.p_below(0.4)) == pytest.approx((one(0.4, "greater"), one(0.4, "less")), rel=1e-9)
     assert found.p_within(0.4) == pytest.approx(max(one(-0.4, "greater"), one(0.4, "less")), rel=1e-9)
-    beyond = one(0.4, "greater") + one(-0.4, "greater") if found.difference > 0 else one(-0.4, "less") + one(0.4, "less")
-    assert found.p_beyond(0.4) == pytest.approx(min(1, beyond), rel=1e-9) and found.p_beyond(0.0) == pytest.approx(found.p)
+    beyond = (
+        one(0.4, "greater") + one(-0.4, "greater") if found.difference > 0 else one(-0.4, "less") + one(0.4, "less")
+    )
+    assert found.p_beyond(0.4) == pytest.approx(min(1, beyond), rel=1e-9) and found.p_beyond(0.0) == pytest.approx(
+        found.p
+    )
     assert found.p_within(0.0) == found.p_within(-1.0) == 1.0
 
 
@@ -71,10 +108,15 @@ def test_means_that_differ_by_their_rounding_alone_are_equal(value):
 def test_a_further_variance_joins_with_its_degrees_of_freedom(arms):
     a, b = arms
     u, v, extra = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b), 0.3
-    for found, parts in [(effect(a, b, extra=(extra, 50)), [(u, len(a) - 1), (v, len(b) - 1), (extra, 50)]), (contrast([a], [-2], extra=(extra, 50)), [(4 * u, len(a) - 1), (extra, 50)])]:
+    for found, parts in [
+        (effect(a, b, extra=(extra, 50)), [(u, len(a) - 1), (v, len(b) - 1), (extra, 50)]),
+        (contrast([a], [-2], extra=(extra, 50)), [(4 * u, len(a) - 1), (extra, 50)]),
+    ]:
         assert found.error**2 == pytest.approx(sum(part for part, _ in parts))
         assert found.df == pytest.approx(found.error**4 / sum(part**2 / df for part, df in parts))
-    assert np.isnan(contrast([a], [1]).p_superior) and contrast([a, b], [-2, 3]).difference == pytest.approx(3 * b.mean() - 2 * a.mean())
+    assert np.isnan(contrast([a], [1]).p_superior) and contrast([a, b], [-2, 3]).difference == pytest.approx(
+        3 * b.mean() - 2 * a.mean()
+    )
 
 
 def test_a_run_beats_another_as_often_as_mann_and_whitney_count():
@@ -92,13 +134,24 @@ def test_what_goes_through_a_mediator_is_that_of_a_linear_model(seed):
     groups = np.repeat([[1, 0], [0, 1]], [4 + seed, 6], axis=0)
     model = OLS(np.concatenate([a, b]), np.column_stack([groups, m])).fit()
     direct = model.t_test([1, -1, 0])
-    assert (found.slope.difference, found.slope.error, found.slope.df) == pytest.approx((model.params[2], model.bse[2], model.df_resid))
+    assert (found.slope.difference, found.slope.error, found.slope.df) == pytest.approx(
+        (model.params[2], model.bse[2], model.df_resid)
+    )
     assert (found.slope.low, found.slope.high) == pytest.approx(model.conf_int(0.1)[2])
-    assert (found.direct.difference, found.direct.error, found.direct.p) == pytest.approx((direct.effect[0], direct.sd[0, 0], float(direct.pvalue)))
-    assert found.total == effect(a, b, confidence=0.9).__class__(**vars(effect(a, b, confidence=0.9)) | {"p_superior": found.total.p_superior})
-    parts = [((first.mean() - second.mean()) * model.bse[2], model.df_resid), *((model.params[2] * stats.sem(values), len(values) - 1) for values in (first, second))]
+    assert (found.direct.difference, found.direct.error, found.direct.p) == pytest.approx(
+        (direct.effect[0], direct.sd[0, 0], float(direct.pvalue))
+    )
+    assert found.total == effect(a, b, confidence=0.9).__class__(
+        **vars(effect(a, b, confidence=0.9)) | {"p_superior": found.total.p_superior}
+    )
+    parts = [
+        ((first.mean() - second.mean()) * model.bse[2], model.df_resid),
+        *((model.params[2] * stats.sem(values), len(values) - 1) for values in (first, second)),
+    ]
     error = np.sqrt(sum(part**2 for part, _ in parts))
-    assert (found.mediated.error, found.mediated.df) == pytest.approx((error, error**4 / sum(part**4 / df for part, df in parts)))
+    assert (found.mediated.error, found.mediated.df) == pytest.approx(
+        (error, error**4 / sum(part**4 / df for part, df in parts))
+    )
     assert found.mediated.difference == pytest.approx(model.params[2] * (first.mean() - second.mean()))
 
 
@@ -124,7 +177,9 @@ def test_equivalence_is_two_one_sided_tests(arms):
     a, b = arms
     assert equivalent(a, b, 0.8) == pytest.approx(ttost_ind(a, b, -0.8, 0.8, usevar="unequal")[0], rel=1e-9)
     n = min(len(a), len(b))
-    assert equivalent(a[:n], b[:n], 0.8, paired=True) == pytest.approx(ttost_paired(a[:n], b[:n], -0.8, 0.8)[0], rel=1e-9)
+    assert equivalent(a[:n], b[:n], 0.8, paired=True) == pytest.approx(
+        ttost_paired(a[:n], b[:n], -0.8, 0.8)[0], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -147,7 +202,9 @@ def test_power_is_that_of_a_t_test(n):
 
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_power_of_paired_runs(n):
-    assert power(1.0, 1 / np.sqrt(n), n - 1) == pytest.approx(TTestPower().power(1.0, n, 0.025, alternative="larger"), abs=1e-6)
+    assert power(1.0, 1 / np.sqrt(n), n - 1) == pytest.approx(
+        TTestPower().power(1.0, n, 0.025, alternative="larger"), abs=1e-6
+    )
 
 
 def test_a_level_and_a_power_of_ones_own():
@@ -169,7 +226,10 @@ def test_an_interaction_covers_the_truth_as_often_as_promised():
 def simulated_study(chance, spread, seeds=5, images=400):
     "Two arms that are equally good, and differ by `spread` from image to image; a fresh test set each time."
     easy, lean = chance.beta(8, 1, images), chance.normal(0, spread, images)
-    return [np.stack([chance.random(images) < np.clip(easy + sign * lean / 2, 0, 1) for _ in range(seeds)]) for sign in (1, -1)]
+    return [
+        np.stack([chance.random(images) < np.clip(easy + sign * lean / 2, 0, 1) for _ in range(seeds)])
+        for sign in (1, -1)
+    ]
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3])
@@ -194,7 +254,10 @@ def test_ranks_without_ties_are_mann_and_whitneys(seed):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_ranks_with_ties_are_as_far_apart_as_in_so_many_of_all_deals(seed):
-    a, b = np.random.default_rng(seed).choice([0, 1, 2, 2, 3, 3, 9], 5), np.random.default_rng(100 + seed).choice([0, 1, 1, 2, 2, 3], 4)
+    a, b = (
+        np.random.default_rng(seed).choice([0, 1, 2, 2, 3, 3, 9], 5),
+        np.random.default_rng(100 + seed).choice([0, 1, 1, 2, 2, 3], 4),
+    )
     ranks = stats.rankdata([*a, *b])
     far = [abs(sum(deal) - 5 * ranks.mean()) for deal in itertools.combinations(ranks, 5)]
     assert rank_test(a, b) == pytest.approx(np.mean(np.array(far) >= far[0] - 1e-9))
@@ -203,9 +266,16 @@ def test_ranks_with_ties_are_as_far_apart_as_in_so_many_of_all_deals(seed):
 def test_the_part_of_the_images_is_what_the_seeds_leave_of_their_scatter():
     chance = np.random.default_rng(0)
     easy = chance.beta(3, 1, 40)
-    arms, weights = [chance.random((seeds, 40)) < easy**power for seeds, power in ((3, 1), (1, 2), (2, 3))], [1.0, 0.5, -1.5]
+    arms, weights = (
+        [chance.random((seeds, 40)) < easy**power for seeds, power in ((3, 1), (1, 2), (2, 3))],
+        [1.0, 0.5, -1.5],
+    )
     shares = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
-    seeds = sum(w**2 * np.mean([arm[:, image].var(ddof=1) for image in range(40)]) / len(arm) for w, arm in zip(weights, arms) if len(arm) > 1)
+    seeds = sum(
+        w**2 * np.mean([arm[:, image].var(ddof=1) for image in range(40)]) / len(arm)
+        for w, arm in zip(weights, arms)
+        if len(arm) > 1
+    )
     assert image_variance(arms, weights) == pytest.approx(((shares.var(ddof=1) - seeds) / 40, 39))
     noise = [np.array([[1, 0], [0, 1]]), np.array([[0, 1], [1, 0]])]
     assert image_variance(noise, [1, -1]) == (0.0, 1.0)  # never below none
@@ -276,6 +346,15 @@ def test_what_cannot_be_asked_is_told(call, said):
 
 
 def test_the_least_that_can_be_asked_is_answered():
-    assert share_interval(0, 1)[0] == 0.0 and share_interval(1, 1)[0] == 1.0 and holm([0.0, 1.0]).tolist() == [0.0, 1.0] and holm([]).size == 0
-    assert image_variance([TWO], [1])[1] == 1.0 and image_variance([[[0, 1]]], [1])[1] == 1.0 and contrast([[1, 2]], [1]).df == 1
+    assert (
+        share_interval(0, 1)[0] == 0.0
+        and share_interval(1, 1)[0] == 1.0
+        and holm([0.0, 1.0]).tolist() == [0.0, 1.0]
+        and holm([]).size == 0
+    )
+    assert (
+        image_variance([TWO], [1])[1] == 1.0
+        and image_variance([[[0, 1]]], [1])[1] == 1.0
+        and contrast([[1, 2]], [1]).df == 1
+    )
     assert 0 < detectable(1.0, 5, wanted=0.03) < detectable(1.0, 5, wanted=0.999) and np.isnan(rank_correlation([], []))

@@ -1,4 +1,5 @@
 """The store under faults: nothing half-written, nothing altered unseen, nothing trained twice."""
+
 import errno
 import json
 import multiprocessing
@@ -47,14 +48,24 @@ def test_a_damaged_file_is_named_and_trained_anew_with_one_warning(store, net, s
     path = store.root / f"{SPEC.key}.{suffix}"
     data = path.read_bytes()
     middle = len(data) // 2
-    path.write_bytes({"truncated": data[:middle], "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :], "empty": b""}[damage])
+    path.write_bytes(
+        {
+            "truncated": data[:middle],
+            "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            "empty": b"",
+        }[damage]
+    )
     (text,) = store.verify()
     assert path.name in text and "\n" not in text and "trained anew" in text
     with pytest.raises(InputError, match=path.name):
         read_net(store.root, SPEC.key)
     with pytest.warns(UserWarning, match=path.name) as said:
         (again,) = store.trained([SPEC, SPEC])[:1]
-    assert len(said) == 1 and store.verify() == [] and all(torch.equal(again.weights[1][name], value) for name, value in net.weights[1].items())
+    assert (
+        len(said) == 1
+        and store.verify() == []
+        and all(torch.equal(again.weights[1][name], value) for name, value in net.weights[1].items())
+    )
 
 
 def test_an_edited_record_is_seen(store):
@@ -102,7 +113,9 @@ def test_a_folder_that_takes_no_files_is_refused_before_any_work(tmp_path):
 
 
 def test_failures_fail_alone_and_are_told_at_the_end(tmp_path):
-    broken = Spec("am", "mnist_mini", QUICK, n_train=40, options={"widths": (8, 8, 8, None)[:3], "num_classes": 10})  # given twice
+    broken = Spec(
+        "am", "mnist_mini", QUICK, n_train=40, options={"widths": (8, 8, 8, None)[:3], "num_classes": 10}
+    )  # given twice
     refused = Spec("am", "mnist_mini", QUICK, n_train=40, options={"kernel_size": 50})
     with pytest.raises(FailedTraining) as error:
         Store(tmp_path).train([broken, refused, SPEC])
@@ -161,7 +174,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, net, monk
 def test_nets_of_one_program_are_trained_together_and_once(tmp_path, monkeypatch):
     pair = [SPEC, replace(SPEC, seed=1)]
     calls = []
-    monkeypatch.setattr(training, "train_many", lambda specs, images, device, **rest: calls.append(specs) or [train(spec, images, device) for spec in specs])
+    monkeypatch.setattr(
+        training,
+        "train_many",
+        lambda specs, images, device, **rest: calls.append(specs) or [train(spec, images, device) for spec in specs],
+    )
     assert train_group(tmp_path, pair, "cpu") is None and train_group(tmp_path, pair, "cpu") is None
     assert calls == [pair] and all(map(Store(tmp_path).has, pair))
 
@@ -214,7 +231,11 @@ def test_a_cluster_is_given_an_absolute_folder_and_its_failures_are_told(tmp_pat
     given = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(store_module, "cluster_device", lambda address, folder: "cpu")
-    monkeypatch.setattr(store_module, "cluster_pool", lambda address, folder, patience: given.append((address, folder)) or nullcontext(Pool(["too small"])))
+    monkeypatch.setattr(
+        store_module,
+        "cluster_pool",
+        lambda address, folder, patience: given.append((address, folder)) or nullcontext(Pool(["too small"])),
+    )
     with pytest.raises(FailedTraining, match="too small"):
         Store("store").train([SPEC], scheduler="tcp://host:8786")
     assert given == [("tcp://host:8786", tmp_path.resolve() / "store")]

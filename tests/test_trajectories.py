@@ -1,4 +1,5 @@
 "Trajectories leave a net as it was, stream their points, and say what is wrong."
+
 import math
 from copy import deepcopy
 
@@ -65,8 +66,10 @@ MEASURES = {
 def state(net, x):
     "All that a measure could leave behind."
     flags = [(p.requires_grad, p.grad is None, p._version) for p in net.parameters()]
-    modes = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()]
-    chance = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    modes = [
+        (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()
+    ]
+    chance = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
     values = {name: value.clone().tolist() for name, value in net.state_dict().items()}
     return flags, modes, chance, values, x.tolist(), torch.is_grad_enabled()
 
@@ -153,12 +156,17 @@ def test_paths_keep_type_and_pass_their_images(case):
 @pytest.mark.parametrize("points", [18, 19, 120, 255, 256])
 def test_roughness_of_known_curves(points):
     angle = 2 * math.pi * torch.arange(points, dtype=torch.double)[:, None] / points
-    found = roughness(torch.cat([torch.cos(angle), torch.cos(angle) + 0.5 * torch.cos(3 * angle + 1), torch.sin(9 * angle + 0.3)], 1))
+    found = roughness(
+        torch.cat([torch.cos(angle), torch.cos(angle) + 0.5 * torch.cos(3 * angle + 1), torch.sin(9 * angle + 0.3)], 1)
+    )
     assert_close(found["beyond_linear"], torch.tensor([0, 0.2, 1], dtype=torch.double))
     assert_close(found["high_harmonics"], torch.tensor([0, 0, 1], dtype=torch.double))
     assert_close(found["spectral_centroid"], torch.tensor([1, 1.4, 9], dtype=torch.double))
     if points >= 255:
-        near = (1 - math.cos(math.pi / 18)) / (math.pi / 18), math.sin(math.radians(120)) * math.sin(math.pi / 18) / (math.pi / 18)
+        near = (
+            (1 - math.cos(math.pi / 18)) / (math.pi / 18),
+            math.sin(math.radians(120)) * math.sin(math.pi / 18) / (math.pi / 18),
+        )
         assert_close(found["slope_at_points"][0].item(), (near[0] + 2 * near[1]) / 3 / 2, rtol=0.02, atol=0)
         assert_close(found["arc"][0].item(), 4.0, rtol=1e-3, atol=0)
         assert_close(found["slope_variation"][0].item(), 4.0, rtol=1e-3, atol=0)
@@ -224,7 +232,9 @@ def test_transitions_are_switches_of_the_trunk():
         expected.append({name: (on != on.roll(1, 0)).sum().item() for name, on in signs.items()})
     for size in (1, 7, 50, 100):
         assert transitions(net, paths, batch_size=size) == expected
-    assert transitions(net, ellipse(*x[0], points=50), per_unit=True) == {name: n / 12 for name, n in expected[0].items()}
+    assert transitions(net, ellipse(*x[0], points=50), per_unit=True) == {
+        name: n / 12 for name, n in expected[0].items()
+    }
     assert all(n % 2 == 0 and n > 0 for found in expected for n in found.values())  # a closed way ends where it began
     half = ellipse(*x[0], points=50)[:25]
     assert sum(transitions(net, half, closed=False).values()) < sum(transitions(net, half).values())
@@ -243,7 +253,12 @@ class Again(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.relu, self.pool, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Linear(64, 3)
+        self.conv, self.relu, self.pool, self.head = (
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Linear(64, 3),
+        )
 
     def forward(self, x):
         y = self.pool(self.relu(self.conv(x)))
@@ -266,7 +281,9 @@ def test_a_piece_is_the_net_in_its_region_and_a_line_everywhere():
 @pytest.mark.parametrize("combine", ["mul", "add", "normalised"])
 def test_a_piece_keeps_gates_modes_and_what_stands_around_it(combine):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Gated(ReLUGate(), combine), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).double()
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Gated(ReLUGate(), combine), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    ).double()
     x, before = torch.rand(1, 1, 8, 8, dtype=torch.double), deepcopy(net.state_dict())
     wanted = deepcopy(net).eval()(x)
     with piece(net, x):
@@ -317,7 +334,10 @@ def test_triples_depend_on_the_seed_alone(kind):
         (lambda net, x: roughness(torch.rand(64)), "got [64]"),
         (lambda net, x: transitions(nn.Flatten(), x[0]), "Flatten has no ReLU on its trunk"),
         (lambda net, x: linear_residual(net, x[0], x[0]), "must be float64 [1, C, H, W]"),
-        (lambda net, x: linear_residual(net, x[0, :1], x[0, :1], degree=128), "degree must be a whole number of at most 127, got 128"),
+        (
+            lambda net, x: linear_residual(net, x[0, :1], x[0, :1], degree=128),
+            "degree must be a whole number of at most 127, got 128",
+        ),
         (lambda net, x: piece(net, x[0]).__enter__(), "of one image [1, C, H, W], got [3, 1, 8, 8]"),
         (lambda net, x: triples(torch.arange(9) % 2, 3), "cross_class triples need 3 classes"),
         (lambda net, x: triples(torch.arange(4), 3, "single_class"), "with at least 3 images, got 0"),

@@ -1,4 +1,5 @@
 """Units against the implementations of others, with the same weights."""
+
 import pytest
 import torch
 
@@ -65,7 +66,9 @@ def test_conditional_convolution(layers, maps):
     torch.testing.assert_close(ours(maps), theirs(maps, ours.coefficients(maps.mean((2, 3)))))
 
 
-@pytest.mark.parametrize("name, function", [("relu", "relu"), ("elu", "elu"), ("selu", "selu"), ("gelu", "gelu"), ("swish", "silu")])
+@pytest.mark.parametrize(
+    "name, function", [("relu", "relu"), ("elu", "elu"), ("selu", "selu"), ("gelu", "gelu"), ("swish", "silu")]
+)
 def test_activations_are_torchs_also_as_gates(maps, name, function):
     expected, (gated,) = getattr(torch.nn.functional, function)(maps), gates_of(unit(name, CHANNELS)).values()
     torch.testing.assert_close(gated(maps), expected)

@@ -1,4 +1,5 @@
 """Whatever is given: the right answer, or our error in one line. Never another exception."""
+
 import json
 import math
 
@@ -34,8 +35,20 @@ from fmm_nb.trajectories import chord, curves, ellipse, roughness
 
 LETTERS = "am03_-[]:é中\n\0 '/."
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-anything = st.one_of(st.none(), st.booleans(), st.integers(-3, 400), st.integers(), st.floats(), st.text(LETTERS, max_size=5), st.just([]), st.just(()), st.lists(st.floats(), max_size=2))
-numbers = st.lists(st.floats(width=32) | st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 1e308, -1e308]), max_size=6)
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 400),
+    st.integers(),
+    st.floats(),
+    st.text(LETTERS, max_size=5),
+    st.just([]),
+    st.just(()),
+    st.lists(st.floats(), max_size=2),
+)
+numbers = st.lists(
+    st.floats(width=32) | st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 1e308, -1e308]), max_size=6
+)
 
 
 def answer(call):
@@ -51,11 +64,18 @@ def answer(call):
 def test_protocols(fields):
     protocol = answer(lambda: Protocol(**fields))
     if protocol is not None:
-        assert from_dict(json.loads(json.dumps(to_dict(Spec("cnn", "mnist_mini", protocol))))) == Spec("cnn", "mnist_mini", protocol)
+        assert from_dict(json.loads(json.dumps(to_dict(Spec("cnn", "mnist_mini", protocol))))) == Spec(
+            "cnn", "mnist_mini", protocol
+        )
 
 
 @few
-@given(st.sampled_from(["cnn", "am", "wrn16_4", "", "cn", "wrn16_", "resnet_b0_atac"]) | st.text(LETTERS, max_size=8), st.sampled_from(["mnist_mini", "mnits", "cifar10[9]"]) | anything, anything, anything)
+@given(
+    st.sampled_from(["cnn", "am", "wrn16_4", "", "cn", "wrn16_", "resnet_b0_atac"]) | st.text(LETTERS, max_size=8),
+    st.sampled_from(["mnist_mini", "mnits", "cifar10[9]"]) | anything,
+    anything,
+    anything,
+)
 def test_specs(model, data, seed, n_train):
     spec = answer(lambda: Spec(model, data, Protocol(), seed, n_train))
     assert spec is None or (spec.seed >= 0 and (spec.n_train is None or spec.n_train > 0))
@@ -74,7 +94,9 @@ def test_effects(a, b, paired):
 @given(st.lists(st.floats(0, 1) | st.floats(), max_size=6))
 def test_holm(ps):
     found = answer(lambda: statistics.holm(ps))
-    assert found is None or all(math.isnan(p) or not p > q and (math.isnan(q) or 0 <= q <= 1) for p, q in zip(ps, found))
+    assert found is None or all(
+        math.isnan(p) or not p > q and (math.isnan(q) or 0 <= q <= 1) for p, q in zip(ps, found)
+    )
 
 
 @few
@@ -100,7 +122,12 @@ def test_shares(successes, trials, confidence):
 
 
 @few
-@given(st.floats() | st.floats(0, 10), st.floats() | st.floats(1, 50), st.floats() | st.floats(0, 1), st.floats() | st.floats(0, 1))
+@given(
+    st.floats() | st.floats(0, 10),
+    st.floats() | st.floats(1, 50),
+    st.floats() | st.floats(0, 1),
+    st.floats() | st.floats(0, 1),
+)
 def test_detectable_differences(error, df, wanted, alpha):
     found = answer(lambda: statistics.detectable(error, df, wanted, alpha))
     assert found is None or found == 0 or statistics.power(found, error, df, alpha) == pytest.approx(wanted, abs=1e-6)
@@ -123,7 +150,20 @@ def test_bits(bits):
 @given(st.lists(st.floats(), min_size=1, max_size=4), st.text(LETTERS, min_size=1, max_size=5))
 def test_rows_come_back_bit_for_bit(tmp_path_factory, values, name):
     path = tmp_path_factory.mktemp("rows") / "table.csv"
-    new = pd.DataFrame([{"key": f"{i:016x}", "measure_version": 1, "model": "am", "data": "mnist", "seed": i, "precision": "float32", "value": value} for i, value in enumerate(values)])
+    new = pd.DataFrame(
+        [
+            {
+                "key": f"{i:016x}",
+                "measure_version": 1,
+                "model": "am",
+                "data": "mnist",
+                "seed": i,
+                "precision": "float32",
+                "value": value,
+            }
+            for i, value in enumerate(values)
+        ]
+    )
     append_rows(path, new)
     assert np.array_equal(read_rows(path).value.to_numpy(float), np.array(values), equal_nan=True)
 
@@ -142,7 +182,12 @@ def test_what_is_asked_of_samples(a, b, c, d):
 
 
 @few
-@given(st.sampled_from(["cnn", "am", "am_half", "wrn16_4", "resnet_b1_atac", "cn", "wrn16_"]) | anything, anything, anything, anything)
+@given(
+    st.sampled_from(["cnn", "am", "am_half", "wrn16_4", "resnet_b1_atac", "cn", "wrn16_"]) | anything,
+    anything,
+    anything,
+    anything,
+)
 def test_nets(name, channels, size, classes):
     with torch.device("meta"):  # shapes without memory
         net = answer(lambda: create_model(name, channels, size, classes))
@@ -168,7 +213,12 @@ def test_two_scorings(a, b):
 
 
 @few
-@given(st.lists(st.integers(0, 3), max_size=3), st.integers(0, 20), st.booleans(), st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 1e300]))
+@given(
+    st.lists(st.integers(0, 3), max_size=3),
+    st.integers(0, 20),
+    st.booleans(),
+    st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 1e300]),
+)
 def test_curves_of_any_shape(before, points, closed, value):
     curve = torch.rand(*before, points, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     curve[..., :1, :] = value
@@ -188,7 +238,12 @@ ASKED = {
 
 
 @settings(few, max_examples=40)
-@given(st.sampled_from(list(ASKED)), st.integers(0, 2), st.sampled_from([0.0, 1.0, -1.0, float("nan"), float("inf"), 1e30, 1e-30]), st.booleans())
+@given(
+    st.sampled_from(list(ASKED)),
+    st.integers(0, 2),
+    st.sampled_from([0.0, 1.0, -1.0, float("nan"), float("inf"), 1e30, 1e-30]),
+    st.booleans(),
+)
 def test_images_of_any_content(asked, count, value, strided):
     "An answer for each image, and nothing altered: not the images, not the net."
     x = torch.rand(count, 28, 28, 1, generator=torch.Generator().manual_seed(0))
@@ -197,7 +252,11 @@ def test_images_of_any_content(asked, count, value, strided):
     before = x.clone()
     found = answer(lambda: ASKED[asked](x))
     assert found is None or len(found) == count
-    assert torch.equal(x.nan_to_num(), before.nan_to_num()) and not NET.training and all(p.requires_grad and p.grad is None for p in NET.parameters())
+    assert (
+        torch.equal(x.nan_to_num(), before.nan_to_num())
+        and not NET.training
+        and all(p.requires_grad and p.grad is None for p in NET.parameters())
+    )
 
 
 CLASSES = [None, 0, 9, [1, 2], torch.tensor([1, 2])]
@@ -207,12 +266,21 @@ NO_CLASSES = [10, -1, "1", [1, 2, 3], [], torch.tensor([1, 99])]
 @pytest.mark.parametrize("target", CLASSES + NO_CLASSES, ids=str)
 def test_classes_that_are_asked_for(target):
     x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    for asked in (lambda: fullgrad_terms(NET, x, target).output, lambda: channel_importance(NET, x, target=target)["features.0.gate"], lambda: signals(NET, x, target).log_f):
+    for asked in (
+        lambda: fullgrad_terms(NET, x, target).output,
+        lambda: channel_importance(NET, x, target=target)["features.0.gate"],
+        lambda: signals(NET, x, target).log_f,
+    ):
         assert (answer(asked) is None) == any(target is one for one in NO_CLASSES)
 
 
 @few
-@given(st.lists(st.integers(0, 3), max_size=12), anything, st.sampled_from([*WEIGHTS, "chrd"]), st.sampled_from([torch.tensor, np.array, list, lambda labels: torch.tensor([labels])]))
+@given(
+    st.lists(st.integers(0, 3), max_size=12),
+    anything,
+    st.sampled_from([*WEIGHTS, "chrd"]),
+    st.sampled_from([torch.tensor, np.array, list, lambda labels: torch.tensor([labels])]),
+)
 def test_paths_through_labelled_images(labels, count, kind, given_as):
     count = min(count, 50) if isinstance(count, int) else count
     asked = lambda: places(given_as(labels), count, kind) if kind != "chord" else places(labels + [0, 1], count, kind)
@@ -227,7 +295,21 @@ def test_each_image_needs_its_label(images, labels):
             shape(NET, torch.zeros(images, 1, 28, 28), torch.arange(labels) % 3, "cross_class", 1, 32)
 
 
-@pytest.mark.parametrize("change", [lambda: replace_gate(NET, "features.0.gate", 3), lambda: replace_gate(NET, "no gate", nn.ReLU()), lambda: channels_removed(NET, {"no gate": torch.ones(1, 32)}).__enter__(), lambda: chord(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))), lambda: output_sensitivities(NET, torch.zeros(2, 1, 28, 28), 0.1), lambda: jacobian_norm(NET, torch.zeros(2, 1, 28, 28), unit=3.0), lambda: on_canvas(load("mnist_mini").subset(3, 3), 40.5), lambda: reported("no table", "mnist"), lambda: permutation_null(np.eye(3), np.eye(3), seed=-1), lambda: write_pictures(load("mnist_mini").subset(3, 3), "/proc/none")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: replace_gate(NET, "features.0.gate", 3),
+        lambda: replace_gate(NET, "no gate", nn.ReLU()),
+        lambda: channels_removed(NET, {"no gate": torch.ones(1, 32)}).__enter__(),
+        lambda: chord(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))),
+        lambda: output_sensitivities(NET, torch.zeros(2, 1, 28, 28), 0.1),
+        lambda: jacobian_norm(NET, torch.zeros(2, 1, 28, 28), unit=3.0),
+        lambda: on_canvas(load("mnist_mini").subset(3, 3), 40.5),
+        lambda: reported("no table", "mnist"),
+        lambda: permutation_null(np.eye(3), np.eye(3), seed=-1),
+        lambda: write_pictures(load("mnist_mini").subset(3, 3), "/proc/none"),
+    ],
+)
 def test_what_cannot_be_done_is_told_in_one_line(change):
     with pytest.raises(InputError, match="^[^\n]+$"):
         change()
@@ -249,7 +331,11 @@ def test_what_is_no_claim_is_told(tmp_path, id):
 
 @pytest.mark.parametrize("scale", ["x", "CPU", 3])
 def test_what_is_no_scale_is_told(tmp_path, scale):
-    for asked in (lambda: table(scale, tmp_path), lambda: verdict("m14", scale, tmp_path), lambda: trace("M14", scale, tmp_path)):
+    for asked in (
+        lambda: table(scale, tmp_path),
+        lambda: verdict("m14", scale, tmp_path),
+        lambda: trace("M14", scale, tmp_path),
+    ):
         with pytest.raises(InputError, match="unknown scale"):
             asked()
 
@@ -265,22 +351,44 @@ def test_the_spread_under_noise(sigma, draws, seed, definition):
 
 
 @few
-@given(st.lists(st.sampled_from([(1, 4, 4), (3, 4, 4), (1, 5, 4), (4, 4), (0, 4, 4), ()]), min_size=3, max_size=3), SMALL)
+@given(
+    st.lists(st.sampled_from([(1, 4, 4), (3, 4, 4), (1, 5, 4), (4, 4), (0, 4, 4), ()]), min_size=3, max_size=3), SMALL
+)
 def test_paths_through_three_images(shapes, points):
     path = answer(lambda: ellipse(*map(torch.ones, shapes), points))
     assert path is None or path.shape == (points, *shapes[0])
 
 
 @few
-@given(st.sampled_from([nn.ReLU, nn.Tanh, nn.Module, int, "ReLU", None]), st.sampled_from([lambda channels: unit("atac", channels), lambda channels: None, 3, None]))
+@given(
+    st.sampled_from([nn.ReLU, nn.Tanh, nn.Module, int, "ReLU", None]),
+    st.sampled_from([lambda channels: unit("atac", channels), lambda channels: None, 3, None]),
+)
 def test_what_takes_the_place_of_activations(kind, make):
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26**2, 2))
     found = answer(lambda: replace_activations(net, kind, make))
     assert isinstance(net[1], nn.ReLU) and (found is None or found(torch.zeros(1, 1, 28, 28)).shape == (1, 2))
 
 
-COMMANDS = ["list", "why", "claims", "claims --scale", "data check", "run --dry-run", "run --scale", "run 01 --dry-run --workers", "why --scale"]
-COMMANDS += ["publish --scale", "paper --scale", "bundle --scale", "slice --scale", "slice 01 --minutes x", "imagenet --data /nowhere"]
+COMMANDS = [
+    "list",
+    "why",
+    "claims",
+    "claims --scale",
+    "data check",
+    "run --dry-run",
+    "run --scale",
+    "run 01 --dry-run --workers",
+    "why --scale",
+]
+COMMANDS += [
+    "publish --scale",
+    "paper --scale",
+    "bundle --scale",
+    "slice --scale",
+    "slice 01 --minutes x",
+    "imagenet --data /nowhere",
+]
 
 
 @few

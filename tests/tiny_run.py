@@ -4,6 +4,7 @@
 
 Where TINY_HELD names a file, one worker waits after its first checkpoint: it has written its number there, and can be killed in mid-training.
 """
+
 import os
 import signal
 import sys
@@ -40,7 +41,10 @@ def write_page(folder):
     parameters = nbformat.v4.new_code_cell("scale = 'smoke'\nstore = ''\nout = ''", metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
     folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=[parameters, nbformat.v4.new_code_cell(CODE)]), folder / "page.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(metadata=kernel, cells=[parameters, nbformat.v4.new_code_cell(CODE)]),
+        folder / "page.ipynb",
+    )
 
 
 def hold(file):

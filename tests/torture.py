@@ -4,6 +4,7 @@
 
 The record says how many runs each trial made, how many of them went wrong, and what of it the trial counts.
 """
+
 import csv
 import os
 import random
@@ -16,9 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
-
 import faults
+import psutil
 
 HERE = Path(__file__).resolve().parent
 RECORD = HERE.parent / "data" / "results" / "torture" / "record.csv"
@@ -30,7 +30,13 @@ def tree_kills(base, whole, kills=60, seed=1):
     folder, usual = base / "run", None
     while done < kills:
         start = time.monotonic()
-        run = subprocess.Popen([sys.executable, HERE / "tiny_run.py", folder], env=os.environ | {"TINY_EPOCHS": "6"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        run = subprocess.Popen(
+            [sys.executable, HERE / "tiny_run.py", folder],
+            env=os.environ | {"TINY_EPOCHS": "6"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         if usual:
             end = time.monotonic() + chance.uniform(0, usual)
             while run.poll() is None and time.monotonic() < end:
@@ -51,7 +57,12 @@ def tree_kills(base, whole, kills=60, seed=1):
             shutil.rmtree(folder)
         elif code not in (1, -signal.SIGKILL):
             wrong.append(f"after {done} kills: exit {code}")
-    final = subprocess.run([sys.executable, HERE / "tiny_run.py", folder], env=os.environ | {"TINY_EPOCHS": "6"}, capture_output=True, text=True)
+    final = subprocess.run(
+        [sys.executable, HERE / "tiny_run.py", folder],
+        env=os.environ | {"TINY_EPOCHS": "6"},
+        capture_output=True,
+        text=True,
+    )
     wrong += [f"the last run: exit {final.returncode}"] if final.returncode else []
     tables.add((folder / "smoke" / "rows" / "tiny.csv").read_bytes())
     return {"runs": done, "finished": ended + 1, "wrong": wrong + (["tables differ"] if len(tables) > 1 else [])}
@@ -60,7 +71,17 @@ def tree_kills(base, whole, kills=60, seed=1):
 def mutated(*_):
     "Ten thousand mutated files for each reader: pytest counts the readers."
     readers = "mutated_files or damaged_archives or test_nets or test_checkpoints or test_rows or published_rows or stamps or test_notebooks"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE / "test_mutations.py"), str(HERE / "test_data.py"), "-k", readers]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        str(HERE / "test_mutations.py"),
+        str(HERE / "test_data.py"),
+        "-k",
+        readers,
+    ]
     done = subprocess.run(command, env=os.environ | {"FMM_MUTATIONS": "10000"}, capture_output=True, text=True)
     passed = int((re.search(r"(\d+) passed", done.stdout) or [0, 0])[1])
     return {"runs": 10000 * passed, "wrong": [] if done.returncode == 0 and passed else done.stdout.splitlines()[-5:]}
@@ -95,7 +116,13 @@ def main(names):
             found = TRIALS[name](base, faults.kept(base / "whole"))
         wrong = found["wrong"]
         bad |= bool(wrong)
-        rows[name] = {"trial": name, "runs": found["runs"], "wrong": len(wrong), "seconds": round(time.monotonic() - start), "first_wrong": (wrong or [""])[0]}
+        rows[name] = {
+            "trial": name,
+            "runs": found["runs"],
+            "wrong": len(wrong),
+            "seconds": round(time.monotonic() - start),
+            "first_wrong": (wrong or [""])[0],
+        }
         print(rows[name], *wrong, sep="\n", flush=True)
         RECORD.parent.mkdir(parents=True, exist_ok=True)
         with open(RECORD, "w", newline="") as file:

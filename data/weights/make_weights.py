@@ -2,6 +2,7 @@
 
 Nets of Table I, in half precision, five seeds in a file; `weights.csv` says of each which net it is and how it was trained.
 """
+
 import csv
 import sys
 from pathlib import Path
@@ -29,8 +30,21 @@ def main():
                 seen = parts(spec, images)
                 mean, std = (value.item() for value in seen.mean_std)
                 _, correct = evaluate(net, *seen.pairs["test"], seen.mean_std)
-                rows.append({"model": model, "data": data, "seed": spec.seed, "scale": scale, "key": spec.key, "mean": mean, "std": std, "test_accuracy_percent": round(100 * correct.double().mean().item(), 2)})
-                tensors |= {f"{spec.seed}/{name}": value.half().contiguous() for name, value in net.state_dict().items()}
+                rows.append(
+                    {
+                        "model": model,
+                        "data": data,
+                        "seed": spec.seed,
+                        "scale": scale,
+                        "key": spec.key,
+                        "mean": mean,
+                        "std": std,
+                        "test_accuracy_percent": round(100 * correct.double().mean().item(), 2),
+                    }
+                )
+                tensors |= {
+                    f"{spec.seed}/{name}": value.half().contiguous() for name, value in net.state_dict().items()
+                }
                 print(rows[-1], flush=True)
             (HERE / f"{model}-{data}.safetensors").write_bytes(save(tensors))
     with open(HERE / "weights.csv", "w", encoding="utf-8", newline="") as file:

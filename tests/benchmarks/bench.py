@@ -6,6 +6,7 @@ itself, ours as many one-thread workers as there are cores. All must learn, else
 data/results/bench/<machine>.csv with a figure, and prints the ratios. `bench.py --profile` says instead where the time of
 one step goes, in the readable form and as the loop takes it.
 """
+
 import argparse
 import json
 import os
@@ -114,7 +115,12 @@ def measured(contender, name, workers):
         with ThreadPoolExecutor(count) as pool:
             found = list(pool.map(lambda _: started(way, name, WORKER_ENVIRONMENT), range(count)))
     speeds, losses, precisions, peaks = zip(*found)
-    return {"images_per_second": sum(speeds), "last_loss": max(losses), "precision": precisions[0], "peak_mb": max(peaks)}
+    return {
+        "images_per_second": sum(speeds),
+        "last_loss": max(losses),
+        "precision": precisions[0],
+        "peak_mb": max(peaks),
+    }
 
 
 def roof(dtype):
@@ -134,18 +140,28 @@ def machine():
     "A name for this kind of machine, fit for a file."
     from fmm_nb.workers import cores
 
-    model = next((line.split(":")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
+    model = (
+        next(
+            (line.split(":")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")),
+            platform.processor(),
+        )
+        if os.path.exists("/proc/cpuinfo")
+        else platform.processor()
+    )
     return re.sub(r"\W+", "-", f"{model.strip() or platform.machine()} {cores()} cores".lower()).strip("-")
 
 
 def draw(table):
     "Images a second of each contender: runs as dots, the median as a bar, with its ratio to the plain loop's."
-    from matplotlib import pyplot as plt, ticker
+    from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     from fmm_nb import figures
 
     figures.style()
-    figure, axes = plt.subplots(1, len(NETS), figsize=(figures.FULL, 1.7), sharex=True, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(NETS), figsize=(figures.FULL, 1.7), sharex=True, sharey=True, layout="constrained"
+    )
     for name, ax in zip(NETS, axes):
         runs = table[table.net == name].groupby("contender").images_per_second
         _, colour, marker = figures.ARMS[name]
@@ -153,7 +169,13 @@ def draw(table):
             speeds, base = runs.get_group(contender), runs.get_group("plain loop").median()
             ax.barh(line, speeds.median(), color=colour, alpha=0.3, height=0.6)
             ax.plot(speeds, [line] * len(speeds), marker, color=colour, ms=3, mew=0)
-            ax.annotate(f"{speeds.median() / base:.1f}×", (speeds.max(), line), xytext=(4, 0), textcoords="offset points", va="center")
+            ax.annotate(
+                f"{speeds.median() / base:.1f}×",
+                (speeds.max(), line),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+            )
         ax.set_title(figures.label(name), loc="left")
         ax.set_yticks(range(len(CONTENDERS)), CONTENDERS)
         ax.yaxis.set_inverted(True)
@@ -170,7 +192,10 @@ def profile():
     from fmm_nb.loop import arithmetic, step
 
     for name in NETS:
-        for title, precision, readable in [("before: readable form, float32", "float32", True), ("after", "auto", False)]:
+        for title, precision, readable in [
+            ("before: readable form, float32", "float32", True),
+            ("after", "auto", False),
+        ]:
             training = under_way(name, precision)
             if readable:
                 training.model.quick = training.model.forward
@@ -209,7 +234,9 @@ def main():
     from fmm_nb.workers import cores
 
     workers, rows, cases = cores(), [], [(net, contender) for net in NETS for contender in CONTENDERS]
-    roofs = {f"roof_{str(dtype)[6:]}_gflops_per_core": round(roof(dtype), 1) for dtype in (torch.float32, torch.bfloat16)}
+    roofs = {
+        f"roof_{str(dtype)[6:]}_gflops_per_core": round(roof(dtype), 1) for dtype in (torch.float32, torch.bfloat16)
+    }
     print(f"{machine()}, torch {torch.__version__}, Python {platform.python_version()}; {roofs}", flush=True)
     for turn in range(args.rounds):
         for net, contender in cases[2 * turn :] + cases[: 2 * turn]:
@@ -217,12 +244,17 @@ def main():
             if not row["last_loss"] < 2.28:  # chance is ln 10 = 2.303
                 sys.exit(f"void: {contender} did not learn {net} (loss {row['last_loss']:.2f})")
             rows.append({"net": net, "contender": contender, "round": turn} | row)
-            print(f"{net} {contender}: {row['images_per_second']:.0f} images/s, {row['peak_mb']:.0f} MB, {row['precision']}", flush=True)
+            print(
+                f"{net} {contender}: {row['images_per_second']:.0f} images/s, {row['peak_mb']:.0f} MB, {row['precision']}",
+                flush=True,
+            )
     table = pd.DataFrame(rows).round(3).assign(torch=torch.__version__, cores=workers, **roofs)
     figures.save(draw(table), machine(), table, ROOT / "data" / "results" / "bench")
     medians = table.groupby(["net", "contender"]).images_per_second.median().unstack()
     for net, row in medians.iterrows():
-        print(f"{net}: {row['all workers'] / row['plain loop']:.2f} x the plain loop, {row['all workers, float32'] / row['plain loop']:.2f} x in float32; all workers {row['all workers'] / row['one worker']:.2f} x one")
+        print(
+            f"{net}: {row['all workers'] / row['plain loop']:.2f} x the plain loop, {row['all workers, float32'] / row['plain loop']:.2f} x in float32; all workers {row['all workers'] / row['one worker']:.2f} x one"
+        )
     print(f"am at {medians['all workers']['am'] / medians['all workers']['cnn']:.0%} of cnn")
 
 

@@ -5,6 +5,7 @@
 anew ROUNDS times, in turns with `python -c pass`, the floor of every command. Writes data/results/bench/<machine>-commands.csv with a
 figure, and prints medians.
 """
+
 import json
 import os
 import shutil
@@ -38,10 +39,15 @@ def filled(folder):
     for place in range(NETS):
         spec = planned[place % len(planned)]
         spec = replace(spec, seed=spec.seed + 100 * (place // len(planned)))
-        record = {"identity": identity(spec), "history": [{"epoch": epoch, "test_accuracy": 0.5} for epoch in range(20)]}
+        record = {
+            "identity": identity(spec),
+            "history": [{"epoch": epoch, "test_accuracy": 0.5} for epoch in range(20)],
+        }
         (store / f"{spec.key}.json").write_text(json.dumps({"sha256": digest(record), "record": record}, indent=1))
         (store / f"{spec.key}.safetensors").write_bytes(bytes(1000))
-    tables = {path: path.read_text().splitlines(keepends=True) for path in (folder / "data" / "results").glob("*/rows/*.csv")}
+    tables = {
+        path: path.read_text().splitlines(keepends=True) for path in (folder / "data" / "results").glob("*/rows/*.csv")
+    }
     times = -(-ROWS // sum(len(lines) - 1 for lines in tables.values()))
     for path, (heading, *lines) in tables.items():
         path.write_text("".join([heading, *lines * times]))
@@ -67,7 +73,9 @@ def draw(table):
         times = table.seconds[table.command == name]
         ax.plot(times, [line] * len(times), "o", color=colour, ms=3, mew=0, alpha=0.5)
         ax.plot(times.median(), line, "|", color=colour, ms=10)
-        ax.annotate(f"{times.median():.2f}", (times.max(), line), xytext=(6, 0), textcoords="offset points", va="center")
+        ax.annotate(
+            f"{times.median():.2f}", (times.max(), line), xytext=(6, 0), textcoords="offset points", va="center"
+        )
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel(f"seconds, with {NETS:,} nets and {ROWS:,} rows")
     ax.margins(x=0.12, y=0.15)
@@ -87,11 +95,17 @@ def main():
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         filled(copy)
         subprocess.run([*FMM, "paper"], cwd=ROOT, check=True)
-        commands = {"an empty Python": ([sys.executable, "-c", "pass"], copy)} | {name: ([*FMM, *line.split()], copy) for name, line in LOOKS.items()}
+        commands = {"an empty Python": ([sys.executable, "-c", "pass"], copy)} | {
+            name: ([*FMM, *line.split()], copy) for name, line in LOOKS.items()
+        }
         commands |= {"second fmm paper": ([*FMM, "paper"], ROOT)}
         for command in commands.values():  # files are read from memory from here on
             seconds(*command)
-        rows = [{"command": name, "round": turn, "seconds": seconds(*command)} for turn in range(ROUNDS) for name, command in commands.items()]
+        rows = [
+            {"command": name, "round": turn, "seconds": seconds(*command)}
+            for turn in range(ROUNDS)
+            for name, command in commands.items()
+        ]
     table = pd.DataFrame(rows).round(4).assign(nets=NETS, rows=ROWS, cores=cores())
     floor = statistics.median(row["seconds"] for row in rows if row["command"] == "an empty Python")
     for name, of in table.groupby("command", sort=False):

@@ -1,9 +1,10 @@
 """Draw the figures of data/results/bench again, from the tables beside them, without measuring."""
-import pandas as pd
 
 import bench
 import commands
 import measures
+import pandas as pd
+
 from fmm_nb import figures
 
 FOLDER = bench.ROOT / "data" / "results" / "bench"

@@ -5,6 +5,7 @@ net's step, and beside them what the card copies and multiplies; then how much f
 machine. Writes data/results/bench/<card>.csv and <card>-measures.csv. `gpu.py --only WAY` runs one way and replaces its
 rows; `gpu.py --profile` says instead where the time of one step goes.
 """
+
 import argparse
 import re
 import statistics
@@ -25,7 +26,11 @@ from fmm_nb.specs import Protocol, Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 50
-NETS = {"cnn": {"batch_size": 400}, "am": {"batch_size": 400}, "wrn16_4": {"batch_size": 128, "augmentation": "crop_flip"}}  # recipes
+NETS = {
+    "cnn": {"batch_size": 400},
+    "am": {"batch_size": 400},
+    "wrn16_4": {"batch_size": 128, "augmentation": "crop_flip"},
+}  # recipes
 WAYS = {  # title: trainings side by side, epochs of the recipe (long ones are fused)
     "step after step": (0, 1),
     "recorded": (1, 1),
@@ -43,7 +48,14 @@ def images(channels=3, size=32, count=400 * STEPS):
     y = torch.randint(0, 10, (count,), device="cuda", generator=generator)
     mean_std = (torch.full((channels,), 0.5, device="cuda"), torch.full((channels,), 0.25, device="cuda"))
     shape = {"in_channels": channels, "image_size": size, "num_classes": 10}
-    return Parts({"train": (x, y), "test": (x[:10], y[:10])}, torch.nn.functional.one_hot(y, 10).float(), mean_std, shape, "chance", "")
+    return Parts(
+        {"train": (x, y), "test": (x[:10], y[:10])},
+        torch.nn.functional.one_hot(y, 10).float(),
+        mean_std,
+        shape,
+        "chance",
+        "",
+    )
 
 
 def trainings(net, precision, count, epochs, parts):
@@ -97,8 +109,15 @@ def profile(net, epochs, parts):
             in_turn(programs, advance)
         torch.cuda.synchronize()
     events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
-    print(f"{net}, {'fused' if epochs == LONG else 'as written'}: {sum(e.self_device_time_total for e in events) / 10:.0f} µs of kernels a step, {sum(e.count for e in events) / 10:.0f} kernels")
-    print("".join(f"  {e.self_device_time_total / 10:7.1f} µs {e.count / 10:4.0f} × {e.key[:110]}\n" for e in events[:16]), flush=True)
+    print(
+        f"{net}, {'fused' if epochs == LONG else 'as written'}: {sum(e.self_device_time_total for e in events) / 10:.0f} µs of kernels a step, {sum(e.count for e in events) / 10:.0f} kernels"
+    )
+    print(
+        "".join(
+            f"  {e.self_device_time_total / 10:7.1f} µs {e.count / 10:4.0f} × {e.key[:110]}\n" for e in events[:16]
+        ),
+        flush=True,
+    )
 
 
 def measures():
@@ -129,7 +148,14 @@ def measured(card, folder):
         cores = time.perf_counter() - start
         there = deepcopy(net).to("cuda", memory_format=torch.channels_last), x.cuda(), y.cuda()
         card_takes = timed(lambda given: measure(*given), there)
-        rows.append({"measure": name, "two_cores": round(cores, 4), "gpu": round(card_takes, 4), "times_as_fast": round(cores / card_takes, 1)})
+        rows.append(
+            {
+                "measure": name,
+                "two_cores": round(cores, 4),
+                "gpu": round(card_takes, 4),
+                "times_as_fast": round(cores / card_takes, 1),
+            }
+        )
         print(rows[-1], flush=True)
     pd.DataFrame(rows).assign(torch=torch.__version__).to_csv(folder / f"{card}-measures.csv", index=False)
 
@@ -152,7 +178,10 @@ def main():
     folder = Path(args.out or ROOT / "data" / "results" / "bench")
     table = folder / f"{card}.csv"
     known = pd.read_csv(table) if table.exists() else pd.DataFrame({"net": [], "precision": [], "way": []})
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: copies {copy:.0f} GB/s, multiplies {multiply:.0f} TFLOP/s in bfloat16", flush=True)
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: copies {copy:.0f} GB/s, multiplies {multiply:.0f} TFLOP/s in bfloat16",
+        flush=True,
+    )
     cases = product(("bfloat16",) if args.only else ("bfloat16", "float32"), NETS, [args.only] if args.only else WAYS)
     for precision, net, way in cases:
         count, epochs = WAYS[way]
@@ -162,7 +191,15 @@ def main():
             given = trainings(net, precision, max(count, 1), epochs, images(count=size * STEPS))
             seconds = timed(abreast, [Program(training) for training in given]) if count else timed(eager, given)
         rate = len(given) * size * STEPS / seconds
-        rows.append({"net": net, "precision": precision, "way": way, "images_per_second": round(rate), "ms_per_step": round(1e3 * size / rate, 4)})
+        rows.append(
+            {
+                "net": net,
+                "precision": precision,
+                "way": way,
+                "images_per_second": round(rate),
+                "ms_per_step": round(1e3 * size / rate, 4),
+            }
+        )
         print(rows[-1], flush=True)
         new = pd.DataFrame(rows).assign(torch=torch.__version__, copy_gb_s=round(copy), bfloat16_tflops=round(multiply))
         pd.concat([known, new]).drop_duplicates(["net", "precision", "way"], keep="last").to_csv(table, index=False)

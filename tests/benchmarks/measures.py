@@ -3,6 +3,7 @@
 One process, one thread; contenders take turns. Every pair is first checked to say the same. Writes
 data/results/bench/<machine>-measures.csv with a figure, and prints the ratios of medians. `peak_mb` is the most that the process has held so far, theirs included.
 """
+
 import resource
 import statistics
 import sys
@@ -26,7 +27,9 @@ def hook_by_hook(net, x):
     outputs, hooks = [], []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
-            hooks.append(layer.register_forward_hook(lambda layer, inputs, output: outputs.append((layer.bias, output))))
+            hooks.append(
+                layer.register_forward_hook(lambda layer, inputs, output: outputs.append((layer.bias, output)))
+            )
     image = x.clone().requires_grad_()
     logits = net(image)
     for hook in hooks:
@@ -36,9 +39,14 @@ def hook_by_hook(net, x):
     def processed(term):
         term = term.abs()
         term = term - term.amin((1, 2, 3), keepdim=True)
-        return F.interpolate(term / (term.amax((1, 2, 3), keepdim=True) + 1e-6), x.shape[2:], mode="bilinear", align_corners=True).sum(1, keepdim=True)
+        return F.interpolate(
+            term / (term.amax((1, 2, 3), keepdim=True) + 1e-6), x.shape[2:], mode="bilinear", align_corners=True
+        ).sum(1, keepdim=True)
 
-    return (processed(gradients[0] * x) + sum(processed(g * bias[:, None, None]) for (bias, _), g in zip(outputs, gradients[1:]))).detach()
+    return (
+        processed(gradients[0] * x)
+        + sum(processed(g * bias[:, None, None]) for (bias, _), g in zip(outputs, gradients[1:]))
+    ).detach()
 
 
 def cases():
@@ -86,7 +94,12 @@ def cases():
 
     def path_by_path():
         with torch.no_grad():
-            return torch.stack([torch.stack([one(more[slice(start, start + 256)]) for start in range(0, len(more), 256)]) for one in ten])
+            return torch.stack(
+                [
+                    torch.stack([one(more[slice(start, start + 256)]) for start in range(0, len(more), 256)])
+                    for one in ten
+                ]
+            )
 
     best = min((25, 50, 100, 200), key=lambda batch: min(seconds(lambda: in_turn(x, batch)) for _ in range(3)))
 
@@ -106,27 +119,72 @@ def cases():
         from captum.attr import LayerFeatureAblation
 
         gate, mask = am.features[2].gate, torch.arange(64)[None, :, None, None].expand(1, 64, 7, 7)
-        return LayerFeatureAblation(am, gate).attribute(few, target=0, layer_baselines=0, layer_mask=mask, perturbations_per_eval=1)[:, :, 0, 0].abs()
+        return (
+            LayerFeatureAblation(am, gate)
+            .attribute(few, target=0, layer_baselines=0, layer_mask=mask, perturbations_per_eval=1)[:, :, 0, 0]
+            .abs()
+        )
 
     return {
         "FullGrad map, against hook by hook": (lambda: FullGrad(net).attribute(x), lambda: hook_by_hook(net, x), 1e-4),
-        "Kendall 10,000 × 64, against scipy's loop": (lambda: kendall_tau(*scores), lambda: [stats.kendalltau(a, b).statistic for a, b in zip(*scores)], 1e-12),
-        "Kendall 1000 × 64, against torchmetrics": (lambda: kendall_tau(*scores[:, :1000]), lambda: kendall_rank_corrcoef(*columns), 1e-5),
-        "Figure 2 of one net, against its floor of 26 forward and backward passes": (figure_2, lambda: passes(few, 26), None),
-        "Jacobian norm, against vmap(jacrev)": (lambda: jacobian_norm(net, few), lambda: vmap(jacrev(lambda image: net(image[None])[0]))(few).flatten(1).norm(dim=1).detach(), 1e-4),
-        "Jacobian norm of 1,000 images, against a backward pass a class in its best batches": (lambda: jacobian_norm(net, many), lambda: in_turn(many, best), 1e-4),
-        "Jacobian norm, against its floor of 11 forwards": (lambda: jacobian_norm(net, few), lambda: forwards(few, 11), None),
-        "ablation of all 160 channels, against captum's of 64": (lambda: channel_importance(am, few, "ablation", 0)["features.2.gate"].numpy(), by_captum, 1e-4),
-        "S with 10 draws, against 11 forwards": (lambda: output_sensitivity(net, x, draws=10), lambda: forwards(x, 11), None),
+        "Kendall 10,000 × 64, against scipy's loop": (
+            lambda: kendall_tau(*scores),
+            lambda: [stats.kendalltau(a, b).statistic for a, b in zip(*scores)],
+            1e-12,
+        ),
+        "Kendall 1000 × 64, against torchmetrics": (
+            lambda: kendall_tau(*scores[:, :1000]),
+            lambda: kendall_rank_corrcoef(*columns),
+            1e-5,
+        ),
+        "Figure 2 of one net, against its floor of 26 forward and backward passes": (
+            figure_2,
+            lambda: passes(few, 26),
+            None,
+        ),
+        "Jacobian norm, against vmap(jacrev)": (
+            lambda: jacobian_norm(net, few),
+            lambda: vmap(jacrev(lambda image: net(image[None])[0]))(few).flatten(1).norm(dim=1).detach(),
+            1e-4,
+        ),
+        "Jacobian norm of 1,000 images, against a backward pass a class in its best batches": (
+            lambda: jacobian_norm(net, many),
+            lambda: in_turn(many, best),
+            1e-4,
+        ),
+        "Jacobian norm, against its floor of 11 forwards": (
+            lambda: jacobian_norm(net, few),
+            lambda: forwards(few, 11),
+            None,
+        ),
+        "ablation of all 160 channels, against captum's of 64": (
+            lambda: channel_importance(am, few, "ablation", 0)["features.2.gate"].numpy(),
+            by_captum,
+            1e-4,
+        ),
+        "S with 10 draws, against 11 forwards": (
+            lambda: output_sensitivity(net, x, draws=10),
+            lambda: forwards(x, 11),
+            None,
+        ),
         "curves of 8 paths, against bare forwards": (lambda: curves(net, ways), lambda: forwards(points, 1), None),
-        "curves of ten nets on 20 paths of 256 points, against one forward a path": (lambda: curves(ten, more), path_by_path, 1e-4),
-        "FullGrad terms of attention, against 26 forwards": (lambda: fullgrad_terms(am, few), lambda: forwards(few, 26), None),
+        "curves of ten nets on 20 paths of 256 points, against one forward a path": (
+            lambda: curves(ten, more),
+            path_by_path,
+            1e-4,
+        ),
+        "FullGrad terms of attention, against 26 forwards": (
+            lambda: fullgrad_terms(am, few),
+            lambda: forwards(few, 26),
+            None,
+        ),
     }
 
 
 def draw(table):
     "How many times as fast ours is, for each measure: a dot a round, the median as a tick with its number."
-    from matplotlib import pyplot as plt, ticker
+    from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     from fmm_nb import figures
 
@@ -137,7 +195,9 @@ def draw(table):
         ratios = (table.theirs / table.ours)[table.measure == name]
         ax.plot(ratios, [line] * len(ratios), "o", color=colour, ms=3, mew=0, alpha=0.5)
         ax.plot(ratios.median(), line, "|", color=colour, ms=10)
-        ax.annotate(f"{ratios.median():.1f}×", (ratios.max(), line), xytext=(6, 0), textcoords="offset points", va="center")
+        ax.annotate(
+            f"{ratios.median():.1f}×", (ratios.max(), line), xytext=(6, 0), textcoords="offset points", va="center"
+        )
     ax.axvline(1, color=figures.INK, lw=0.6)
     ax.set(xscale="log", xlabel="times as fast as the other way, or share of the floor")
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
@@ -165,11 +225,17 @@ def main():
     rows = []
     for name, (ours, theirs, apart) in cases().items():
         if apart is not None:
-            np.testing.assert_allclose(np.asarray(ours()), np.asarray(theirs()), atol=apart * float(np.nanmax(np.abs(np.asarray(theirs())))))
+            np.testing.assert_allclose(
+                np.asarray(ours()), np.asarray(theirs()), atol=apart * float(np.nanmax(np.abs(np.asarray(theirs()))))
+            )
         for turn in range(ROUNDS):
             pair = [("ours", ours), ("theirs", theirs)]
             times = {which: seconds(call) for which, call in (pair if turn % 2 else pair[::-1])}
-            rows.append({"measure": name, "round": turn} | times | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+            rows.append(
+                {"measure": name, "round": turn}
+                | times
+                | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            )
         ratio = statistics.median(row["theirs"] / row["ours"] for row in rows if row["measure"] == name)
         print(f"{name}: {ratio:.2f} x as fast", flush=True)
     table = pd.DataFrame(rows).round(5).assign(torch=torch.__version__, cores=cores())
