@@ -14,7 +14,8 @@ import torch
 from torch import fx, nn
 
 from .errors import InputError
-from .gates import Gated, evaluation
+from .evaluation import evaluation
+from .gates import Gated
 
 # %% ../nbs/lib/13_activations.ipynb #c2255972
 class _Tracer(fx.Tracer):

@@ -20,7 +20,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from .errors import InputError, unknown
-from .gates import evaluation, frozen_gates
+from .evaluation import evaluation
+from .gates import frozen_gates
 from .sensitivity import RightGradients, as_logits, float_images, logits_of
 
 # %% ../nbs/lib/24_fullgrad.ipynb #0f4bf2c1

@@ -25,7 +25,7 @@ from torch.optim.sgd import sgd
 from .batches import Parts, batch, draws, normalised, padding_of, parts
 from .checkpoints import read_checkpoint, write_checkpoint
 from .errors import InputError
-from .gates import evaluation
+from .evaluation import evaluation
 from .models import create_model
 from .specs import Protocol, Spec
 

@@ -22,18 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError, unknown, whole_number
-from fmm_nb.gates import (
-    ConstantGate,
-    Gated,
-    RandomGate,
-    ReLUGate,
-    SEGate,
-    ShuffledGate,
-    StaticGate,
-    evaluation,
-    rewired,
-    unit,
-)
+from .evaluation import evaluation, rewired
+from .gates import ConstantGate, Gated, RandomGate, ReLUGate, SEGate, ShuffledGate, StaticGate, unit
 from .specs import MODELS, family_of, list_names
 
 # %% ../nbs/lib/16_models.ipynb #9540e618

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from .batches import draw_all
 from .errors import InputError, unknown, whole_number
 from .fullgrad import class_of, classes, decomposed, fullgrad_terms, one_an_image, one_by_one
-from .gates import Gated, as_written, evaluation, frozen_gates, gates_of, normalised_product, read_gates
+from .evaluation import as_written, evaluation
+from .gates import Gated, frozen_gates, gates_of, normalised_product, read_gates
 from .sensitivity import MEMORY, fitting_size, float_images, kept_bytes, logits_of
 
 _all_ = ["fullgrad_terms"]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .batches import draw_all, stream
 from .errors import InputError, unknown, whole_number
-from .gates import evaluation
+from .evaluation import evaluation
 
 # %% ../nbs/lib/23_sensitivity.ipynb #8b6d71b9
 def float_images(

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from .batches import stream
 from .errors import InputError, unknown, whole_number
-from .gates import COMBINE, Gated, ReLUGate, evaluation, gates_of, rewired
+from .evaluation import evaluation, rewired
+from .gates import COMBINE, Gated, ReLUGate, gates_of
 from .sensitivity import READINGS, fitting_size, float_images, in_batches, logits_of
 
 # %% ../nbs/lib/27_trajectories.ipynb #983830c1

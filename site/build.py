@@ -25,7 +25,7 @@ SCALES = ("paper", "cpu", "smoke")  # highest first
 STAMP = ".inputs"  # in the finished site: the hash of what it was made from
 THEMES = {  # of the library, each by its first module
     "errors": "Files, images, processes",
-    "gates": "Gates and nets",
+    "evaluation": "Gates and nets",
     "sensitivity": "Measures",
     "checkpoints": "Training",
     "residual_arms": "The study",

@@ -11,7 +11,8 @@ from torch import nn
 
 from fmm_nb.diagnostics import signals
 from fmm_nb.fullgrad import decomposed, fullgrad_terms
-from fmm_nb.gates import evaluation, read_gates, unit
+from fmm_nb.evaluation import evaluation
+from fmm_nb.gates import read_gates, unit
 from fmm_nb.models import count_macs
 from fmm_nb.saliency import FullGrad, SmoothFullGrad, attention_weights, channel_importance, channels_removed
 from fmm_nb.sensitivity import jacobian_norm, output_sensitivity
