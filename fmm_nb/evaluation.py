@@ -56,7 +56,7 @@ def _unwarned():
 
 @contextmanager
 def evaluation(model: nn.Module):
-    "Within the block a net is in evaluation mode, and as it was written; afterwards each module has its own mode again."
+    "Within the block a net is in evaluation mode, as it was written; afterwards each module has its own mode again."
     modes = [(module, module.training) for module in model.modules()]
     compiled = any("_orig_mod" in module._modules for module, _ in modes)
     try:

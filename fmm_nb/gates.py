@@ -152,7 +152,7 @@ def means_around(
 
 # %% ../nbs/lib/12_gates.ipynb #c5ab6c1c
 class ATACGate(nn.Module):
-    "Gate an element from its column of channels, or from means around it, [N, C, H, W] → [N, C, H, W]. Dai et al. 2020."
+    "Gate an element from its column of channels, or means around it, [N, C, H, W] → [N, C, H, W]. Dai et al. 2020."
 
     def __init__(
         self,
