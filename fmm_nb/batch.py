@@ -22,7 +22,7 @@ from pathlib import Path
 from .budget import core_seconds
 from .errors import InputError, whole_number
 from .files import build_folder, data_folder, locked, need_repository, writable_folder, written
-from .pages import Page, inputs, made, missing_nets, products, state, status, why  # noqa: F401  # status: to be asked here
+from .pages import Page, inputs, made, missing_nets, products, state, status, why  # noqa: F401  # also asked here
 from .plan import EXPERIMENTS, experiment_of, scale_of, specs
 from .sources import find, reason
 from .specs import Spec, from_dict
@@ -32,11 +32,8 @@ from .workers import WORKER_ENVIRONMENT, batch_cores, end_with_parent, ending, e
 # %% ../nbs/lib/47_batch.ipynb #3ed70fca
 def execute(page: Page) -> str | None:
     "Execute a page in this process; what went wrong as one line, or None. The failed notebook is kept in `failed/`."
-    made_from, part, before = (
-        inputs(page),
-        page.out / "failed" / f"{page.name}.ipynb",
-        page.answer.with_suffix(".before"),
-    )
+    made_from = inputs(page)
+    part, before = page.out / "failed" / f"{page.name}.ipynb", page.answer.with_suffix(".before")
     writable_folder(part.parent)
     with locked(part.with_suffix(".lock")), own_core():
         if page.answer.exists():
@@ -122,18 +119,29 @@ def estimate(
     workers: int,
 ) -> list[str]:  # a line for people; [] for no nets
     "How long training takes, by the records of nets that were trained before, else by the plan."
-    paces, took = {}, 0.0
-    for record in records(store) if nets else ():
+    if not nets:
+        return []
+    paces = _paces(store)
+    every = [pair for pairs in paces.values() for pair in pairs]
+    seconds = sum(core_seconds([spec]) * _slower(paces.get(spec.model, every)) for spec in nets)
+    basis = f"by the records of {len(every)} nets" if every else "by the plan, no net was trained here yet"
+    return [f"training takes about {_duration(seconds / workers)} with {workers} workers ({basis})"]
+
+
+def _paces(store: Path) -> dict[str, list[tuple[float, float]]]:
+    "Of each model the seconds that nets took, each beside the seconds that were planned for it."
+    paces = {}
+    for record in records(store):
         with suppress(InputError, KeyError):
             spec = from_dict(record["spec"])
             if planned := core_seconds([spec]):
                 paces.setdefault(spec.model, []).append((record["seconds"], planned))
-    every = [pair for pairs in paces.values() for pair in pairs]
-    for spec in nets:
-        known = paces.get(spec.model, every)
-        took += core_seconds([spec]) * (sum(s for s, _ in known) / sum(planned for _, planned in known) if known else 1)
-    basis = f"by the records of {len(every)} nets" if every else "by the plan, no net was trained here yet"
-    return [f"training takes about {_duration(took / workers)} with {workers} workers ({basis})"] if nets else []
+    return paces
+
+
+def _slower(pairs: list[tuple[float, float]]) -> float:
+    "How many times as long as planned nets took; 1 of none."
+    return sum(took for took, _ in pairs) / sum(planned for _, planned in pairs) if pairs else 1.0
 
 
 def _duration(seconds: float) -> str:
@@ -156,41 +164,47 @@ def run(
     build = build or build_folder()
     whole_number("workers", workers)
     need_repository("fmm run")
-    pages = [
-        Page(name, scale_of(scale) and scale, build) for name in dict.fromkeys(map(experiment_of, names or EXPERIMENTS))
-    ]
+    asked = dict.fromkeys(map(experiment_of, names or EXPERIMENTS))
+    scale_of(scale)
+    pages = [Page(name, scale, build) for name in asked]
     due = [page for page in pages if state(page) != "done"]
     nets = list(dict.fromkeys(spec for page in due for spec in missing_nets(page.name, scale, build)))
     todo = f"{len(nets)} nets to train, {len(due)} of {len(pages)} pages to execute" if due else "nothing is missing"
     print(f"scale {scale}: {todo}", flush=True)
     if dry_run:
-        print(
-            "\n".join(
-                [
-                    *estimate(nets, build / "store", workers),
-                    *(line for page in due for line in why(page.name, scale, build)),
-                ]
-            )
-        )
+        reasons = [line for page in due for line in why(page.name, scale, build)]
+        print(*estimate(nets, build / "store", workers), *reasons, sep="\n")
         return []
     for data in dict.fromkeys(spec.data for spec in nets):
         find(data)  # a set that is known from published rows alone can train nothing
     writable_folder(build / scale)
-    failed = {}
-    try:
-        Store(build / "store").train(nets, workers, scheduler)
-    except FailedTraining as error:
-        failed = error.failures
-    lines = [f"{spec.model} on {spec.data}, seed {spec.seed}: {reason(text)}" for spec, text in failed.items()]
+    failed = _train(nets, build / "store", workers, scheduler)
     lack = {page: [spec for spec in specs(page.name, scale) if spec in failed] for page in due}
-    lines += [f"{page.name}: not executed, {len(nets)} of its nets failed" for page, nets in lack.items() if nets]
-    failures = execute_all([page for page in due if not lack[page]], workers)
-    late = [page for page in pages if page not in failures and not lack.get(page) and state(page) == "stale"]
+    possible = [page for page in pages if not lack.get(page)]
+    return [
+        *(f"{spec.model} on {spec.data}, seed {spec.seed}: {reason(text)}" for spec, text in failed.items()),
+        *(f"{page.name}: not executed, {len(nets)} of its nets failed" for page, nets in lack.items() if nets),
+        *_execute([page for page in possible if page in due], possible, workers),
+    ]
+
+
+def _train(nets: list[Spec], store: Path, workers: int, scheduler: str | None) -> dict[Spec, str]:
+    "Train nets; of those that failed, what went wrong."
+    try:
+        Store(store).train(nets, workers, scheduler)
+    except FailedTraining as error:
+        return error.failures
+    return {}
+
+
+def _execute(due: list[Page], pages: list[Page], workers: int) -> list[str]:
+    "Execute the pages that are due, then once more those of all that are out of date by then; a line for each failure."
+    failures = execute_all(due, workers)
+    late = [page for page in pages if page not in failures and state(page) == "stale"]
     if late:
-        print(
-            f"once more, since what they rest on changed meanwhile: {', '.join(page.name for page in late)}", flush=True
-        )
-    return [*lines, *failures.values(), *execute_all(late, workers).values()]
+        names = ", ".join(page.name for page in late)
+        print(f"once more, since what they rest on changed meanwhile: {names}", flush=True)
+    return [*failures.values(), *execute_all(late, workers).values()]
 
 # %% ../nbs/lib/47_batch.ipynb #80eee394
 def paper(
@@ -218,14 +232,8 @@ def conclusion(
 
 def _site(scale: str, build: Path) -> list[str]:
     "Render the site; what went wrong as one line."
-    command = [
-        sys.executable,
-        str(need_repository("the site") / "site" / "build.py"),
-        "--scale",
-        scale,
-        "--out",
-        str(build / "site"),
-    ]
+    script = str(need_repository("the site") / "site" / "build.py")
+    command = [sys.executable, script, "--scale", scale, "--out", str(build / "site")]
     return [] if subprocess.run(command).returncode == 0 else [f"the site was not built: {' '.join(command[1:])}"]
 
 # %% ../nbs/lib/47_batch.ipynb #17e6d538
@@ -241,29 +249,34 @@ def publish(
     build, results = build or build_folder(), results or data_folder() / "results"
     need_repository("fmm publish")
     wanted = [name if name == "paper" else experiment_of(name) for name in names] or [*EXPERIMENTS, "paper"]
-    pages = [Page(name, scale_of(scale) and scale, build) for name in wanted]
-    states = {page.name: state(page) for page in pages}
-    late = {word: [name for name in states if states[name] == word] for word in set(states.values()) - {"done"}}
-    if late:
-        told = "; ".join(
-            f"{', '.join(names)} {'are' if names[1:] else 'is'} {word}" for word, names in sorted(late.items())
-        )
-        command = (
-            "paper"
-            if "paper" in sum(late.values(), [])
-            else f"run {' '.join(name.split('_')[0] for names in late.values() for name in names)}"
-        )
-        raise InputError(f"not published: {told} at scale {scale}; run fmm {command} --scale {scale} first")
+    scale_of(scale)
+    pages = [Page(name, scale, build) for name in wanted]
+    _refuse_late(pages)
     for path in (path for page in pages for path in products(page)):
         target = results / scale / path.relative_to(build / scale)
         with written(target) as part:
-            known_rows(target, path).to_csv(part, index=False) if path.parent.name == "rows" else shutil.copyfile(
-                path, part
-            )
+            if path.parent.name == "rows":
+                known_rows(target, path).to_csv(part, index=False)
+            else:
+                shutil.copyfile(path, part)
     for page in pages:
         with written(results / scale / page.target.relative_to(page.out)) as part:
             part.write_text(cleaned(page.target.read_text(encoding="utf-8")), encoding="utf-8")
     return results / scale
+
+
+def _refuse_late(pages: list[Page]) -> None:
+    "Raise `InputError`, with what to run, unless all these pages are up to date."
+    late = {}
+    for page in pages:
+        if (word := state(page)) != "done":
+            late.setdefault(word, []).append(page.name)
+    if late:
+        names = [name for group in late.values() for name in group]
+        told = [f"{', '.join(late[word])} {'are' if late[word][1:] else 'is'} {word}" for word in sorted(late)]
+        command = "paper" if "paper" in names else f"run {' '.join(name.split('_')[0] for name in names)}"
+        scale = pages[0].scale
+        raise InputError(f"not published: {'; '.join(told)} at scale {scale}; run fmm {command} --scale {scale} first")
 
 # %% ../nbs/lib/47_batch.ipynb #00750df2
 def cleaned(
@@ -277,9 +290,6 @@ def cleaned(
     notebook["cells"] = [c for c in notebook["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
     here = [str(path) for path in (build_folder().parent, Path.home()) if len(str(path)) > 1]
     folders = re.compile(f"(?:{'|'.join(map(re.escape, sorted(here, key=len, reverse=True)))})(?![\\w-])")
-    text = re.sub(
-        r"\.\./build/(\w+)/(rows|figures)/",
-        r"../data/results/\1/\2/",
-        json.dumps(notebook, indent=1, ensure_ascii=False),
-    )  # where they are published
+    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    text = re.sub(r"\.\./build/(\w+)/(rows|figures)/", r"../data/results/\1/\2/", text)  # where they are published
     return folders.sub("…", text) + "\n"
