@@ -860,6 +860,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                                 'fmm_nb.results.Study.caution': ('lib/results.html#study.caution', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.rows': ('lib/results.html#study.rows', 'fmm_nb/results.py'),
                                 'fmm_nb.results.Study.write': ('lib/results.html#study.write', 'fmm_nb/results.py'),
+                                'fmm_nb.results._arms': ('lib/results.html#_arms', 'fmm_nb/results.py'),
+                                'fmm_nb.results._checked': ('lib/results.html#_checked', 'fmm_nb/results.py'),
                                 'fmm_nb.results._gathered': ('lib/results.html#_gathered', 'fmm_nb/results.py'),
                                 'fmm_nb.results._is_parameter': ('lib/results.html#_is_parameter', 'fmm_nb/results.py'),
                                 'fmm_nb.results._measured': ('lib/results.html#_measured', 'fmm_nb/results.py'),

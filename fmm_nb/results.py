@@ -68,9 +68,7 @@ def kept(
     name: str,  # of the table
     wanted: dict,  # what to measure, by key
     version: int,  # of the measure
-    fresh: Callable[
-        [list], Iterator[tuple[int, list[dict]]]
-    ],  # places of what is missing, and their rows, as they get ready
+    fresh: Callable[[list], Iterator[tuple[int, list[dict]]]],  # places of what is missing, and their rows when ready
     scale: str,
     out: str | Path | None = None,
 ) -> pd.DataFrame:  # in the order of `wanted`
@@ -111,7 +109,8 @@ def one_precision(table: pd.DataFrame) -> pd.DataFrame:
             arms = group.groupby("precision").model.unique()
             text = "; ".join(f"{precision}: {', '.join(models)}" for precision, models in arms.items())
             raise InputError(
-                f"the nets on {data} were trained in different precisions ({text}): delete those of one from the store, and the file of their rows, or name a precision in the protocol"
+                f"the nets on {data} were trained in different precisions ({text}): delete those of one from the store,"
+                " and the file of their rows, or name a precision in the protocol"
             )
     return table
 
@@ -125,7 +124,7 @@ def rows(
     out: str | Path | None = None,  # where rows are kept; None: build/<scale>
     workers: int | None = 1,  # processes that train and measure; None: as many as the cores, or a GPU, have room for
 ) -> pd.DataFrame:  # tidy, in the order of `nets`
-    "The rows of some nets: published or measured before, else measured now; raises `InputError` for arms of unequal precision."
+    "Rows of nets: published or measured before, else measured now; raises `InputError` for arms of unequal precision."
     version = getattr(measure, "version", 1)
 
     def fresh(specs: list[Spec]) -> Iterator[tuple[int, list[dict]]]:
@@ -185,47 +184,33 @@ class Study:
     test_images: int | None = None  # that measures look at, the first ones; None: all
     arms: dict[str, dict[str, str]] = field(
         default_factory=dict
-    )  # the name of each net's arm, by part of the page and key; parts may share a net
+    )  # by part of the page and key of a net: its arm's name
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
-        "The rows of the experiment's nets, or of a part of them, see `rows`; what is missing is trained and measured, on all cores or a GPU."
-        nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]
-        return rows(
-            f"{self.name.split('_')[0]}_{part}" if part else self.name,
-            nets,
-            measure,
-            self.scale,
-            self.store,
-            self.out,
-            workers=None,
-        )
+        "The rows of the experiment's nets, or of a part of them; what is missing is trained and measured on all cores."
+        nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]  # parts may share a net
+        name = f"{self.name.split('_')[0]}_{part}" if part else self.name
+        return rows(name, nets, measure, self.scale, self.store, self.out, workers=None)
 
     def banner(self) -> str:
         "What was run, in one line of markdown."
-        title, data = f"*scale {scale_of(self.scale).title}*", dict.fromkeys(spec.data for spec in self.nets)
-        return (
-            f"{title} · {len(self.nets)} nets · {', '.join(set_name(one, files=True) for one in data)} · {seeds_an_arm(self)}"
-            if self.nets
-            else title
-        )
+        title = f"*scale {scale_of(self.scale).title}*"
+        if not self.nets:
+            return title
+        data = ", ".join(set_name(name, files=True) for name in dict.fromkeys(spec.data for spec in self.nets))
+        return f"{title} · {len(self.nets)} nets · {data} · {seeds_an_arm(self)}"
 
     def caution(self) -> str:
         "A sentence before results that are none."
-        return (
-            ""
-            if scale_of(self.scale).evidence
-            else "***Smoke: not evidence.** So few steps show that everything runs, and nothing about the claims.*\n\n"
-        )
+        if scale_of(self.scale).evidence:
+            return ""
+        return "***Smoke: not evidence.** So few steps show that everything runs, and nothing about the claims.*\n\n"
 
     def answer(self, text: str, tables: dict[str, pd.DataFrame]) -> None:
         "Write down what the page found, in words and numbers: the last act of every page."
+        records = lambda table: json.loads(table.reset_index().to_json(orient="records", double_precision=15))
         content = {"scale": self.scale, "banner": self.banner(), "text": self.caution() + text}
-        content |= {
-            "tables": {
-                name: json.loads(table.reset_index().to_json(orient="records", double_precision=15))
-                for name, table in tables.items()
-            }
-        }
+        content |= {"tables": {name: records(table) for name, table in tables.items()}}
         self.write(f"answers/{self.name}.json", json.dumps(content, indent=1))
 
     def write(self, name: str, text: str) -> None:
@@ -241,19 +226,21 @@ def seeds_an_arm(experiment: Study) -> str:
         for key, arm in part.items():
             seeds.setdefault((nets[key].data, arm), set()).add(nets[key].seed)
     counts = sorted({len(of_arm) for of_arm in seeds.values()})
-    return f"{' to '.join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))} {'seed' if counts == [1] else 'seeds'} an arm"
+    told = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+    return f"{told} {'seed' if counts == [1] else 'seeds'} an arm"
 
 # %% ../nbs/lib/45_results.ipynb #1477cfeb
 def lacking(experiment: Study) -> str:
-    "The image sets that a page's plan names and that were not found, as a line of markdown; empty where none is lacking."
+    "The image sets of a page's plan that were not found, as a line of markdown; empty where none is lacking."
     wanted, here = sizes_of(experiment.name, experiment.scale).where_found, {spec.data for spec in experiment.nets}
     missing = [name for name in wanted if name not in {data.split("[")[0] for data in here}]
-    part = [data for data in here if "[" in data]
-    ways = dict.fromkeys(SOURCES[name].get for name in missing)
-    texts = [f"Not here, so not run: {', '.join(map(set_name, missing))}; to fetch: `{'`, `'.join(ways)}`"] * bool(
-        missing
-    )
-    texts += [f"Of {set_name(data)} only the training files {data.split('[')[1].rstrip(']')} are here" for data in part]
+    texts = []
+    if missing:
+        ways = dict.fromkeys(SOURCES[name].get for name in missing)
+        texts = [f"Not here, so not run: {', '.join(map(set_name, missing))}; to fetch: `{'`, `'.join(ways)}`"]
+    for data in here:
+        name, _, files = data.rstrip("]").partition("[")
+        texts += [f"Of {set_name(data)} only the training files {files} are here"] if files else []
     return "".join(f"\n\n*{text}.*" for text in texts)
 
 # %% ../nbs/lib/45_results.ipynb #e8cd4d8f
@@ -273,40 +260,44 @@ def study(
     variables: dict,  # globals() of the page, before it imports or sets anything else
 ) -> Study:
     "What a page asked for, checked; raises `InputError` for a parameter that does not exist or has another type."
-    given = {n: v for n, v in variables.items() if n in PARAMETERS}
-    for parameter, value in variables.items():
-        if _is_parameter(parameter, value) and name not in _studied and parameter not in PARAMETERS:
-            raise unknown("parameter", parameter, PARAMETERS)
-    for parameter, value in given.items():
-        if type(value) is not PARAMETERS[parameter]:
-            raise InputError(f"parameter {parameter} must be {PARAMETERS[parameter].__name__}, got {value!r}")
+    given = _checked(variables, any_name=name in _studied)
     _studied.add(name)
-    scale, build, known = given["scale"], build_folder(), name in EXPERIMENTS
-    nets = specs(name, scale, given["datasets"], given["seeds"]) if known else []
-    sizes = sizes_of(name, scale) if known else scale_of(scale)
-    arms, own = {}, EXPERIMENTS[name].own.get(scale, {}) if known else {}
-    for data in dict.fromkeys(spec.data for spec in nets):
-        for arm, group in by_arm(name, scale, data, given["seeds"] or None).items():
-            arms.setdefault(own[arm].part if arm in own else "", {}).update((spec.key, arm) for spec in group)
-    for part in sorted({arm.part for arm in own.values()} - arms.keys()):
-        raise InputError(
-            f"{name} has nothing to train for its part {part or 'that decides'!r} on {given['datasets']}: leave datasets empty, or name others"
-        )
-    return Study(
-        name,
-        scale,
-        nets,
-        Path(given["store"] or build / "store"),
-        writable_folder(given["out"] or build / scale),
-        sizes.test_images,
-        arms,
-    )
+    scale, nets, arms = given["scale"], [], {}
+    sizes = scale_of(scale)
+    if name in EXPERIMENTS:
+        sizes, nets = sizes_of(name, scale), specs(name, scale, given["datasets"], given["seeds"])
+        arms = _arms(name, scale, nets, given)
+    store = Path(given["store"] or build_folder() / "store")
+    out = writable_folder(given["out"] or build_folder() / scale)
+    return Study(name, scale, nets, store, out, sizes.test_images, arms)
+
+
+def _checked(variables: dict, any_name: bool) -> dict:
+    "The parameters among a page's variables; raises `InputError` for another type, and for a name that is none."
+    for name, value in variables.items():
+        if not any_name and name not in PARAMETERS and _is_parameter(name, value):
+            raise unknown("parameter", name, PARAMETERS)
+        if name in PARAMETERS and type(value) is not PARAMETERS[name]:
+            raise InputError(f"parameter {name} must be {PARAMETERS[name].__name__}, got {value!r}")
+    return {name: value for name, value in variables.items() if name in PARAMETERS}
 
 
 def _is_parameter(name: str, value) -> bool:
     "Whether a variable of a page can only have come from its parameters cell or from papermill."
-    return (
-        not name.startswith("_")
-        and name not in ("In", "Out")
-        and isinstance(value, (str, int, float, list, dict, type(None)))
-    )
+    plain = isinstance(value, (str, int, float, list, dict, type(None)))
+    return plain and not name.startswith("_") and name not in ("In", "Out")
+
+# %% ../nbs/lib/45_results.ipynb #b99c5490
+def _arms(name: str, scale: str, nets: list[Spec], given: dict) -> dict[str, dict[str, str]]:
+    "The arms of a page's nets, by part of the page and key; raises `InputError` for a part without any."
+    own, arms = EXPERIMENTS[name].own.get(scale, {}), {}
+    for data in dict.fromkeys(spec.data for spec in nets):
+        for arm, of_arm in by_arm(name, scale, data, given["seeds"] or None).items():
+            part = own[arm].part if arm in own else ""
+            arms.setdefault(part, {}).update((spec.key, arm) for spec in of_arm)
+    for part in sorted({arm.part for arm in own.values()} - arms.keys()):
+        raise InputError(
+            f"{name} has nothing to train for its part {part or 'that decides'!r} on {given['datasets']}:"
+            " leave datasets empty, or name others"
+        )
+    return arms
