@@ -110,9 +110,8 @@ def cls(module, node):
     rows = parameters(module, made, ["self"]) if made else fields(module, node)
     parts = [python("class " + (call(node.name, rows) if rows else node.name)), doc(node), table(rows)]
     for m in methods:
-        if not m.name.startswith("_") and ast.get_docstring(
-            m
-        ):  # forward and the like say nothing that the class does not
+        # forward and the like say nothing that the class does not
+        if not m.name.startswith("_") and ast.get_docstring(m):
             is_property = any(module.text(d) in {"property", "cached_property"} for d in m.decorator_list)
             text = (
                 python(f".{m.name}") + "\n" + doc(m)
@@ -151,6 +150,7 @@ def index_page(modules):
         rows.append(f"| [{m.name}]({m.name}.md) | {m.summary} | {names} |\n")
     toc = "\n".join(f"{m.name}" for m in modules)
     return (
-        "# API\n\nEvery public name, read from the package. Each module has a page that explains it, shows it at work and tests it.\n\n"
+        "# API\n\nEvery public name, read from the package."
+        " Each module has a page that explains it, shows it at work and tests it.\n\n"
         f"| module | what it is for | names |\n|---|---|---|\n{''.join(rows)}\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
     )

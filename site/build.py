@@ -2,8 +2,9 @@
 
     python site/build.py --scale smoke --out build/site
 
-Shows the published results, and beside them the reader's own (build/SCALE); where nothing was
-published, the reader's own. Nothing is fetched; the result works from a file:// address. A build that fails leaves the old site as it was.
+Shows the published results, and beside them the reader's own (build/SCALE); where nothing was published, the
+reader's own. Nothing is fetched; the result works from a file:// address. A build that fails leaves the old site as
+it was.
 """
 
 import argparse
@@ -79,7 +80,8 @@ def own(relative, scale):
 
 
 def kept(relative):
-    "The published executed notebook of a page, or None, and what is said of it: at the scale whose results the paper shows, else at the highest that has it."
+    """The published executed notebook of a page, or None, and what is said of it: at the scale whose results the paper
+    shows, else at the highest that has it."""
     has = lambda scale, name: is_whole(DATA / "results" / scale / "notebooks" / name)
     told = next((scale for scale in SCALES if has(scale, "paper.ipynb")), None)
     found = sorted((scale for scale in SCALES if has(scale, relative)), key=lambda scale: scale != told)
@@ -92,7 +94,8 @@ def kept(relative):
 
 
 def study(scale):
-    "The paper and the experiments, each as it was published, else as it ran here; and beside what was published what ran here."
+    """The paper and the experiments, each as it was published, else as it ran here; and beside what was published what
+    ran here."""
     from prep import Page
 
     relatives = [Path("paper.ipynb"), *(p.relative_to(NBS) for p in sorted((NBS / "experiments").glob("*.ipynb")))]
@@ -115,7 +118,8 @@ def study(scale):
 
 
 def library(execute):
-    "Pages of nbs/lib, nbs/howto and nbs/index.ipynb: their executed copies, which `executing` makes, unless told otherwise."
+    """Pages of nbs/lib, nbs/howto and nbs/index.ipynb: their executed copies, which `executing` makes, unless told
+    otherwise."""
     import execute as runner
     from prep import Page
 
@@ -128,7 +132,8 @@ def library(execute):
 
 @contextmanager
 def executing(execute):
-    "Within the block another process runs the library's notebooks, where they were not run before; at its end all of them were."
+    """Within the block another process runs the library's notebooks, where they were not run before; at its end all of
+    them were."""
     if not execute:
         yield
         return
@@ -255,9 +260,8 @@ def render(source, target):
     "Run Sphinx; its warnings are errors."
     from sphinx.cmd.build import main as sphinx
 
-    jobs = (
-        ["-j", "3"] if sys.platform == "linux" else []
-    )  # two that write, and Sphinx itself, which hands out the pages
+    # two that write, and Sphinx itself, which hands out the pages
+    jobs = ["-j", "3"] if sys.platform == "linux" else []
     options = ["-q", "-W", "--keep-going", "-E", *jobs, "-c", str(ROOT / "site"), "-d", str(source / "doctrees")]
     gc.disable()  # pages are large trees full of cycles, and soon over: looking for garbage is a sixth of the work
     try:

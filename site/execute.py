@@ -2,9 +2,9 @@
 
     python site/execute.py [--fresh] [--workers 2] [NOTEBOOK …]
 
-Without names: nbs/lib, nbs/howto and nbs/index.ipynb. This runs what nbdev_test runs (the same cells are skipped), and
-keeps the outputs, so that the site shows what the test has seen. Warnings are errors, but for those that pyproject.toml names.
-A copy is kept under the hash of all that it depends on; --fresh runs also what is kept.
+Without names: nbs/lib, nbs/howto and nbs/index.ipynb. This runs what nbdev_test runs (the same cells are skipped),
+and keeps the outputs, so that the site shows what the test has seen. Warnings are errors, but for those that
+pyproject.toml names. A copy is kept under the hash of all that it depends on; --fresh runs also what is kept.
 """
 
 import argparse
@@ -126,7 +126,8 @@ def run(path, target):
 
 
 def context():
-    "How processes start: forked, where that is safe, from one that has imported what most notebooks need, and whose objects none of them looks through for garbage."
+    """How processes start: forked, where that is safe, from one that has imported what most notebooks need, and whose
+    objects none of them looks through for garbage."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     gc.disable()
@@ -149,7 +150,8 @@ def context():
 
 
 def run_all(jobs, workers=2, say=print):
-    "Run (notebook, target) pairs, `workers` at a time, the largest first: no core waits for a long one at the end. The notebooks that failed."
+    """Run (notebook, target) pairs, `workers` at a time, the largest first: no core waits for a long one at the end.
+    The notebooks that failed."""
     waiting = sorted(jobs, key=lambda job: job[0].stat().st_size, reverse=True)
     processes, running, failed = context(), {}, []
     while waiting or running:

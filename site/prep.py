@@ -98,7 +98,8 @@ def tags(code, directives, old, kind):
 
 
 def tables_drawn(codes, page):
-    "The tables behind the figures that each cell of a page saves, where it was run; what a function names by its argument (a braced part of a name) stands where it is called."
+    """The tables behind the figures that each cell of a page saves, where it was run; what a function names by its
+    argument (a braced part of a name) stands where it is called."""
     folder = next((up / "figures" for up in page.shown.parents[:3] if (up / "figures").is_dir()), None)
     found = [[] for _ in codes]
     for number, name in ((number, name) for number, code in enumerate(codes) if folder for name in SAVED.findall(code)):
@@ -161,7 +162,9 @@ def turned(output, page, links):
 
 
 def code_cell(cell, page, links, tables, before="", after=""):
-    "The cells that a code cell becomes, with the tables behind its figures and between two texts: none where it is hidden, one for each figure, an anchor before them where it is exported or saves a figure, and after them the figure's files."
+    """The cells that a code cell becomes, with the tables behind its figures and between two texts: none where it is
+    hidden, one for each figure, an anchor before them where it is exported or saves a figure, and after them the
+    figure's files."""
     code, directives = split(joined(cell["source"]))
     if directives.keys() & {"hide", "default_exp"} or directives.get("include") == "false" or not code.strip():
         return []
@@ -224,10 +227,8 @@ def front(cell):
 def prepare(page, links):
     "The notebook of a page as Sphinx shall see it."
     notebook = json.loads(page.shown.read_text(encoding="utf-8"))
-    cells, texts = (
-        [],
-        [joined(cell["source"]) if cell["cell_type"] == "markdown" else "" for cell in notebook["cells"]] + [""],
-    )
+    cells = []
+    texts = [joined(cell["source"]) if cell["cell_type"] == "markdown" else "" for cell in notebook["cells"]] + [""]
     tables = tables_drawn(
         ["" if cell["cell_type"] == "markdown" else split(joined(cell["source"]))[0] for cell in notebook["cells"]],
         page,

@@ -1,4 +1,7 @@
-"README.md from nbs/index.ipynb: text as it is, code as fenced blocks, what hidden code says in its place.   python site/readme.py [--check]"
+"""README.md from nbs/index.ipynb: text as it is, code as fenced blocks, what hidden code says in its place.
+
+python site/readme.py [--check]
+"""
 
 import ast
 import json

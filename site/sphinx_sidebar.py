@@ -1,6 +1,7 @@
 """The sidebar, made once for each folder: making it for each page, as Sphinx and furo do, is a quarter of the build.
 
-What the pages of a folder see differs by the current page alone: it, and the lists and entries that it stands in, are marked.
+What the pages of a folder see differs by the current page alone: it, and the lists and entries that it stands in,
+are marked.
 """
 
 import re

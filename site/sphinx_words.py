@@ -1,4 +1,5 @@
-"The search index's words, each stemmed once: Sphinx asks its stemmer, which is plain Python, for each word of each page."
+"""The search index's words, each stemmed once: Sphinx asks its stemmer, which is plain Python, for each word of each
+page."""
 
 from functools import cache
 

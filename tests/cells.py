@@ -1,4 +1,5 @@
-"""The tests beside the code, on the exported modules: `make coverage` measures with this, and so do mutants of a module.
+"""The tests beside the code, on the exported modules: `make coverage` measures with this, and so do mutants of a
+module.
 
     pytest tests/cells.py [-k 31_statistics]
 

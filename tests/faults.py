@@ -184,7 +184,8 @@ def right(folder, whole):
 
 
 def sweep(base, whole, name, for_good=False, every=1):
-    "Fail at the first thing done to a file, at the second (or each third, …), … until a run is clean; what was met, and what was wrong."
+    """Fail at the first thing done to a file, at the second (or each third, …), … until a run is clean; what was met,
+    and what was wrong."""
     met, wrong = [], []
     for n in range(1, 1000, every):
         folder = base / f"{name} {n}"
@@ -207,7 +208,7 @@ def sweep(base, whole, name, for_good=False, every=1):
 
 
 def on_pictures(base, whole, every=1):
-    """Kill a training on a folder of pictures at each (or each third, …) thing done to a file, in the middle of its state too.
+    """Kill a training on a folder of pictures at each (or each third, …) thing done to a file, within its state too.
 
     The same command goes on and ends with the same weights and log.
     """
@@ -261,7 +262,8 @@ def on_pictures(base, whole, every=1):
 
 
 def at_random(base, whole, kills, seed=0):
-    "Kill the batch at random moments, again and again; each time it is done, hold it against the whole one and begin anew."
+    """Kill the batch at random moments, again and again; each time it is done, hold it against the whole one and begin
+    anew."""
     chance, folder, done, wrong, ended = random.Random(seed), base / "random", 0, [], 0
     start = time.monotonic()
     forked(lambda: batch(base / "timed"))

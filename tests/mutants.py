@@ -1,11 +1,12 @@
 """Small changes of a module, one at a time: how many does no test see? Takes an hour, so it is run by hand.
 
     pip install --target build/cosmic-ray cosmic-ray        # whose changes these are
-    PYTHONPATH=build/cosmic-ray python tests/mutants.py statistics 300    # so many of its mutants, drawn at random; without a number all
+    PYTHONPATH=build/cosmic-ray python tests/mutants.py statistics 300    # so many, at random; without it all
 
-Prints each change that was not seen, and updates data/results/torture/mutants.csv after each mutant. Started again, it goes on: as long
-as the module is the same, what was seen stays seen (delete build/mutants where a test was taken away), and what was not is tried again.
-A mutant is a forked child, in which the module is imported from the changed source; its tests run in the order of the time they take.
+Prints each change that was not seen, and updates data/results/torture/mutants.csv after each mutant. Started again,
+it goes on: as long as the module is the same, what was seen stays seen (delete build/mutants where a test was taken
+away), and what was not is tried again. A mutant is a forked child, in which the module is imported from the changed
+source; its tests run in the order of the time they take.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "data" / "results" / "torture" / "mutants.csv"
+# fewer than all that could see a change: what these do not see, others may
 TESTS = {
     "statistics": ["test_statistics.py", "cells.py::test_cells[31_statistics]"],
     "rules": ["test_rules.py", "cells.py::test_cells[54_rules]", "test_judgement.py"],
@@ -31,12 +33,11 @@ TESTS = {
     "judgement": ["test_judgement.py", "cells.py::test_cells[56_judgement]"],
     "effects": ["test_judgement.py", "cells.py::test_cells[53_effects]"],
     "claims": ["test_claims.py", "cells.py::test_cells[58_claims]"],
-}  # fewer than all that could see a change: what these do not see, others may
+}
 
 BROKEN = 70  # exit code
-OPTIONS = (
-    "-x -q -p no:cacheprovider -p no:unraisableexception -W ignore::pytest.PytestAssertRewriteWarning".split()
-)  # plugins are loaded before
+# plugins are loaded before
+OPTIONS = "-x -q -p no:cacheprovider -p no:unraisableexception -W ignore::pytest.PytestAssertRewriteWarning".split()
 
 
 class Changed(MetaPathFinder, Loader):

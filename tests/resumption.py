@@ -1,8 +1,10 @@
-"""How far a training that was interrupted ends from one that was not, beside how far two that were not end from one another.
+"""How far a training that was interrupted ends from one that was not, beside how far two that were not end from one
+another.
 
     python tests/resumption.py     writes data/results/torture/resumption.csv
 
-On a CPU all distances are zero. A GPU adds numbers up in an order that can change from run to run. All runs are of one process, and too short to be compiled.
+On a CPU all distances are zero. A GPU adds numbers up in an order that can change from run to run. All runs are of
+one process, and too short to be compiled.
 """
 
 import tempfile
@@ -30,7 +32,8 @@ class Cut(Exception):
 
 
 def trained(specs, images, cut=None):
-    "Trainings at their end, all abreast; `cut`: the epoch after which they are interrupted, to go on from what was written."
+    """Trainings at their end, all abreast; `cut`: the epoch after which they are interrupted, to go on from what was
+    written."""
     device, left = usual_device(), iter(range(1, RECIPE.epochs + 1))
     shared = parts(specs[0], images, device)
 
@@ -51,7 +54,8 @@ def trained(specs, images, cut=None):
 
 
 def compared(one, other):
-    "The relative distance of the weights, and the percentage of test images that are decided otherwise; the largest of all seeds."
+    """The relative distance of the weights, and the percentage of test images that are decided otherwise; the largest
+    of all seeds."""
     weights = lambda training: torch.cat([p.detach().double().flatten().cpu() for p in training.parameters])
     pairs = [(weights(a), weights(b), a.test_correct != b.test_correct) for a, b in zip(one, other, strict=True)]
     return {
@@ -64,11 +68,9 @@ def main():
     loop.CHECKPOINT_SECONDS, rows, images = 0, [], load("mnist_mini")
     for model, precision in product(("cnn", "am"), ("bfloat16", "float32", "float64")):
         specs = [Spec(model, "mnist_mini", replace(RECIPE, precision=precision), seed, IMAGES) for seed in range(SEEDS)]
-        whole, again, resumed = (
-            trained(specs, images),
-            trained(specs, images),
-            trained(specs, images, RECIPE.epochs // 2),
-        )
+        whole = trained(specs, images)
+        again = trained(specs, images)
+        resumed = trained(specs, images, RECIPE.epochs // 2)
         for title, other in (("neither interrupted", again), ("one interrupted", resumed)):
             rows.append(
                 {

@@ -70,9 +70,10 @@ def test_tau_is_that_of_torchmetrics():
     from torchmetrics.functional import kendall_rank_corrcoef
 
     a, b = (torch.from_numpy(scores) for scores in two(20, 16))
+    # it correlates columns
     torch.testing.assert_close(
         kendall_tau(a, b), kendall_rank_corrcoef(a.T, b.T, variant="b").double(), rtol=1e-5, atol=1e-6
-    )  # it correlates columns
+    )
 
 
 values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e308, np.inf, -np.inf, np.nan])

@@ -1,4 +1,4 @@
-"""Pages: judged by what they do, put in place whole, explained when out of date; and the command's answers to mistakes."""
+"""Pages: judged by what they do, put in place whole, explained when out of date; and the command's answers to slips."""
 
 import gc
 import json
@@ -128,13 +128,14 @@ def test_publishing_a_page_adds_its_rows_and_leaves_other_pages_alone(root, tmp_
 def test_the_page_of_table_1_runs_straight_with_papermill(tmp_path):
     "On the nets of build/store, which `make paper` takes too; trained here where they are not there yet."
     page = repository() / "nbs" / "experiments" / f"{NAME}.ipynb"
+    # the study's own nets: trained once
     given = {
         "scale": "smoke",
         "seeds": 2,
         "datasets": "mnist_mini",
         "store": build_folder() / "store",
         "out": tmp_path / "out",
-    }  # the study's own nets: trained once
+    }
     command = [
         sys.executable,
         "-m",
@@ -261,7 +262,10 @@ def test_every_command_has_an_example_in_its_help(capsys):
     ],
 )
 def test_listing_and_explaining_import_nothing_heavy(line, tmp_path):
-    code = f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\nprint(sorted({set(HEAVY)} & set(sys.modules)))"
+    code = (
+        f"import sys; from fmm_nb.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass\n"
+        f"print(sorted({set(HEAVY)} & set(sys.modules)))"
+    )
     if line.startswith("claims"):
         main(["claims"])  # judged once, then remembered
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -145,7 +145,8 @@ def test_ways_that_cannot_be_compared_are_passed_over(way):
 
 
 def sensitive(heights, loss=0.5, **columns):
-    "Rows of page 05: J of each arm round a height at the end, and half of it at the first snapshot; errors fall as J does."
+    """Rows of page 05: J of each arm round a height at the end, and half of it at the first snapshot; errors fall as J
+    does."""
     rows, chance = rows_of(means={arm: 95 - np.log(heights.get(arm, 4.0)) for arm in GOOD}), np.random.default_rng(1)
     ends = rows.model.map(lambda arm: heights.get(arm, 4.0)) * np.exp(chance.normal(0, 0.005, len(rows)))
     ways = [json.dumps([[2.0, end / 2], [loss, end]]) for end in ends]
@@ -250,7 +251,8 @@ def test_a_claim_is_two_lines_on_the_site():
     assert claims.markdown(pd.DataFrame([bare, points, ratio])).splitlines()[2:] == [
         "| M9 | **supported** | S. *(P)* |",
         "| M14 | **supported** | S. *(P)*<br>measured MNIST −1.23 [−2, −0.5] points; reported +0.42 points |",
-        "| M42 | undecided | S. *(P)*<br>measured ×2.00 [1.00, 3.00]; reported ×0.53 to ×0.72; detectable ×1.50; trained on a part; depends on: best epoch; why |",
+        "| M42 | undecided | S. *(P)*<br>measured ×2.00 [1.00, 3.00]; reported ×0.53 to ×0.72; detectable ×1.50;"
+        " trained on a part; depends on: best epoch; why |",
     ]
 
 
@@ -289,10 +291,11 @@ def test_a_claim_in_full_has_its_rule_its_numbers_and_what_would_turn_it():
     assert full(ROW | {"id": "M67", "scale": "", "verdict": "not tested"}).splitlines()[0] == "M67: not tested"
     assert "margin" not in full(ROW | {"id": "M67", "scale": ""})
     assert "checked: error 1e-14" in full(ROW | {"id": "A12", "seen": "error 1e-14"}).splitlines()
+    # a check has no p
     assert not any(
         line.startswith(("p for it", "the verdict turns"))
         for line in full(ROW | {"id": "A12", "support": 0.0, "contradict": 1.0}).splitlines()
-    )  # a check has no p
+    )
     assert "reported -0.6399, -0.4230, -0.3351 log ratio" in full(ROW | {"id": "M42", "unit": "log ratio"}).splitlines()
 
 
@@ -315,7 +318,8 @@ def test_a_claim_in_full_has_its_comparisons_and_its_rows(build):
     used = rows.model.isin(CLAIMS["M25"].comparators.replace(" vs ", "; ").split("; ")).sum()
     assert (
         causal[-1]
-        == f"from {used} rows of {used} nets or draws in rows/03_multiplication.csv, column test_accuracy_percent; fmm why M25 --scale smoke names each"
+        == f"from {used} rows of {used} nets or draws in rows/03_multiplication.csv, column test_accuracy_percent;"
+        " fmm why M25 --scale smoke names each"
     )
     assert any(line.startswith("parts: M16 ") for line in joined) and not any(
         "rows of" in line for line in joined + untested
@@ -354,7 +358,8 @@ def test_a_row_of_the_table_is_the_effect_with_what_could_have_been_seen(build):
     assert (
         shown.scale["M15"] == ""
         and shown.note["M15"]
-        == "CIFAR-10: no complete run of 03_multiplication, or a run without a value; it takes fmm data get cifar10, fmm run 03 --scale cpu"
+        == "CIFAR-10: no complete run of 03_multiplication, or a run without a value;"
+        " it takes fmm data get cifar10, fmm run 03 --scale cpu"
     )
     assert shown.note["M57"].endswith("it takes fmm data get stl10, fmm run 07 --scale paper") and shown.note[
         "M28"
@@ -381,11 +386,12 @@ def test_the_highest_scale_with_all_of_a_claim_is_shown(build):
     part = rows_of("paper", "mnist").query("model in ('am', 'cnn', 'am_norl')")  # there attention makes nets worse
     build(part.assign(test_accuracy_percent=part.test_accuracy_percent - 3 * (part.model == "am")), "paper")
     shown = claims.table(build=folder).set_index("id")
+    # whole; not run there; nowhere whole
     assert shown.scale[["M14", "M21", "M25"]].tolist() == [
         "paper",
         "cpu",
         "paper",
-    ]  # whole; not run there; nowhere whole
+    ]
     assert shown.verdict[["M14", "M21"]].tolist() == ["contradicted", "supported"] and shown.evidence["M14"]
 
 
@@ -429,9 +435,10 @@ def test_claims_are_traced_by_their_kind(build):
         "from 18 rows of 9 nets or draws in rows/02_importance.csv, column test_accuracy_percent"
     ]
     assert sum(line.startswith("net ") for line in gain) == 9  # each once
+    # which the rows have not
     assert claims.trace("M7", "smoke", folder)[2:] == [
         "from 0 rows of 0 nets or draws in rows/02_importance.csv, column tau"
-    ]  # which the rows have not
+    ]
     assert {line.split()[2] for line in gain if line.startswith("net ")} <= {"am", "cnn", "am_static"}
     assert "column scores_order_agreement" in claims.trace("M5", "smoke", folder)[2]
     assert claims.trace("M67", "smoke", folder) == [

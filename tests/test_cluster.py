@@ -1,4 +1,5 @@
-"""`fmm run` killed in the middle, here and on a real Dask cluster in processes of its own: the table is the same, byte for byte."""
+"""`fmm run` killed in the middle, here and on a real Dask cluster in processes of its own: the table is the same, byte
+for byte."""
 
 import os
 import signal

@@ -358,9 +358,8 @@ def test_an_accuracy_has_the_variance_of_the_images_too():
     )
     plain = effect(shares["am"], shares["cnn"])
     assert measured(rows.drop(columns="test_correct"), ACCURACY, weights("am vs cnn")) == plain
-    assert (
-        measured(rows.rename(columns={ACCURACY: "other"}), "other", weights("am vs cnn")) == plain
-    )  # of another measure
+    # of another measure
+    assert measured(rows.rename(columns={ACCURACY: "other"}), "other", weights("am vs cnn")) == plain
     assert measured(rows.assign(test_correct=[None, *rows.test_correct[1:]]), ACCURACY, weights("am vs cnn")) == plain
     other_count = rows.assign(test_correct=[packed(np.ones(80, bool)), *rows.test_correct[1:]])
     assert measured(other_count, ACCURACY, weights("am vs cnn")) == plain

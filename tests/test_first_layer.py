@@ -34,18 +34,23 @@ def library(x, weight, bias, relu):
     return F.max_pool2d(y, 2), y.mean((2, 3))
 
 def differ(images, channels, relu, half):
-    "How many of pooled maps, means and gradients are not the library's, bit for bit, where whole numbers need no rounding and many are equal."
+    # whole numbers need no rounding, and many of them are equal
+    "How many of pooled maps, means and gradients are not the library's, bit for bit."
     whole = lambda most, *size: torch.randint(-most, most + 1, size).float()
     n, inputs, side, _ = images
-    x, parameters = whole(2, *images), [whole(1, channels, inputs, 3, 3).requires_grad_(), whole(1, channels).requires_grad_()]
+    x, weight, bias = whole(2, *images), whole(1, channels, inputs, 3, 3), whole(1, channels)
+    parameters = [weight.requires_grad_(), bias.requires_grad_()]
     ours, theirs = first_layer(x, *parameters, relu, half), library(x, *parameters, relu)
     flow = whole(3, n, channels, side // 2, side // 2), side**2 * whole(3, n, channels)
-    gradients = [torch.autograd.grad(ends, parameters, [one.to(end.dtype) for one, end in zip(flow, ends)]) for ends in (ours, theirs)]
-    return sum(not torch.equal(one.float(), other) for one, other in zip((*ours, *gradients[0]), (*theirs, *gradients[1]), strict=True))
+    pull = lambda ends: torch.autograd.grad(ends, parameters, [one.to(end.dtype) for one, end in zip(flow, ends)])
+    pairs = zip((*ours, *pull(ours)), (*theirs, *pull(theirs)), strict=True)
+    return sum(not torch.equal(one.float(), other) for one, other in pairs)
 
 for relu in (True, False):
-    torch.library.opcheck(first_layer, (torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4, requires_grad=True), relu, False))
-print(json.dumps([[differ(*case), *(values.tolist() for values in distances(*case, device="cpu"))] for case in json.loads(sys.argv[1])]))
+    weight, bias = torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4, requires_grad=True)
+    torch.library.opcheck(first_layer, (torch.randn(2, 3, 8, 8), weight, bias, relu, False))
+far = lambda *case: [values.tolist() for values in distances(*case, device="cpu")]
+print(json.dumps([[differ(*case), *far(*case)] for case in json.loads(sys.argv[1])]))
 """
 
 COMPILED = """
@@ -56,7 +61,8 @@ from fmm_nb import first_layer
 
 def shared(kernel, numbers, half, **fixed):
     "Bytes of a block's shared memory."
-    pointers = {name: "*bf16" if name == "pooled" and half else "*fp32" for name in kernel.arg_names if name not in (*numbers, *fixed)}
+    named = [name for name in kernel.arg_names if name not in (*numbers, *fixed)]
+    pointers = {name: "*bf16" if name == "pooled" and half else "*fp32" for name in named}
     source = ASTSource(kernel, pointers | dict.fromkeys(numbers, "i32") | dict.fromkeys(fixed, "constexpr"), fixed)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32)).metadata.shared
 
@@ -65,7 +71,8 @@ for taps, side in ((9, 28), (27, 32)):
     for wide in (32, 64):
         for half in (False, True):
             fixed = {"SIDE": side, "RELU": True} | first_layer.tiles(taps, wide)
-            found += [shared(first_layer._forward, ["channels"], half, **fixed), shared(first_layer._backward, ["images", "channels"], half, **fixed)]
+            found.append(shared(first_layer._forward, ["channels"], half, **fixed))
+            found.append(shared(first_layer._backward, ["images", "channels"], half, **fixed))
 print(json.dumps(found))
 """
 

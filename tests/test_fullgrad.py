@@ -17,15 +17,14 @@ from fmm_nb.vision import prepare_torchvision
 
 
 class Odd(nn.Module):
-    "Layers registered out of order, one convolution used twice, a functional one, steps in place, BatchNorm without affine."
+    """Layers registered out of order, one convolution used twice, a functional one, steps in place, BatchNorm without
+    affine."""
 
     def __init__(self):
         super().__init__()
-        self.classifier, self.second, self.first = (
-            nn.Linear(8 * 49, 10),
-            nn.Conv2d(8, 8, 3, padding=1),
-            nn.Conv2d(1, 8, 3, padding=1),
-        )
+        self.classifier = nn.Linear(8 * 49, 10)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
         self.norm, self.relu = nn.BatchNorm2d(8, affine=False), nn.ReLU(inplace=True)
         self.weight, self.bias = nn.Parameter(torch.randn(8, 8, 3, 3) / 9), nn.Parameter(torch.randn(8))
 
@@ -43,11 +42,9 @@ class Attending(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner, self.norm, self.head = (
-            nn.MultiheadAttention(28, 2, batch_first=True),
-            nn.LayerNorm(28),
-            nn.Linear(28, 10),
-        )
+        self.inner = nn.MultiheadAttention(28, 2, batch_first=True)
+        self.norm = nn.LayerNorm(28)
+        self.head = nn.Linear(28, 10)
 
     def forward(self, x):
         x = x[:, 0]
@@ -79,11 +76,9 @@ class Shared(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.third, self.head = (
-            nn.Conv2d(1, 1, 3, padding=1),
-            nn.Conv2d(1, 1, 3, padding=1),
-            nn.Linear(784, 10),
-        )
+        self.first = nn.Conv2d(1, 1, 3, padding=1)
+        self.third = nn.Conv2d(1, 1, 3, padding=1)
+        self.head = nn.Linear(784, 10)
         self.second = self.first
         self.third.weight = self.first.weight
 

@@ -24,9 +24,8 @@ RECIPES = {
     "held out": {"validation": 0.25},
     "unit inputs": {"input_scale": "unit"},
 }
-AVERAGE = {
-    "pooling": "average"
-}  # which of equal values a max-pool takes, and with it a Jacobian, is up to the processor's rounding
+# which of equal values a max-pool takes, and with it a Jacobian, is up to the processor's rounding
+AVERAGE = {"pooling": "average"}
 OPTIONS = {
     "batch norm": {"batch_norm": True},
     "gate first": {"gate_first": True},

@@ -20,9 +20,8 @@ from fmm_nb.training import train, train_many
 
 # the compiler says that tensor cores are left unused: so it is meant
 pytestmark = pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
-EXACT = Protocol(
-    epochs=4, batch_size=50, learning_rate=0.0625, precision="float64", snapshots=(1,)
-)  # a rate that float32 holds exactly
+# a rate that float32 holds exactly
+EXACT = Protocol(epochs=4, batch_size=50, learning_rate=0.0625, precision="float64", snapshots=(1,))
 RECIPES = {name: Spec(name, "mnist_mini", EXACT, n_train=250) for name in MODELS}
 RECIPES["batch norm"] = replace(RECIPES["am"], options={"batch_norm": True})
 RECIPES["augmented, mixup"] = replace(

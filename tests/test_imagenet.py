@@ -1,4 +1,5 @@
-"Training on a folder of pictures in two processes, as torchrun starts them on several GPUs: either is killed, and the same command goes on."
+"""Training on a folder of pictures in two processes, as torchrun starts them on several GPUs: either is killed, and the
+same command goes on."""
 
 import json
 import os
@@ -189,9 +190,8 @@ def test_logs_of_trainings_test_the_claim_of_errors(better, word, tmp_path):
         out = tmp_path / "imagenet" / f"{name}-seed{seed}"
         out.mkdir(parents=True)
         keep_log(out, {"origin": json.dumps(origin | {"model": name, "seed": seed}), "history": history})
-    counts = pd.DataFrame(
-        [{"data": "imagenet", "model": name, "seed": 0, "parameters": 1} for name in NETS]
-    )  # of the same nets, in the same table
+    # of the same nets, in the same table
+    counts = pd.DataFrame([{"data": "imagenet", "model": name, "seed": 0, "parameters": 1} for name in NETS])
     trained = pd.DataFrame(finished(tmp_path / "imagenet")).assign(data="imagenet")
     verdict = lambda rows: decide({"A10": evidence(CLAIMS["A10"], rows)})["A10"]
     assert (verdict(counts), verdict(pd.concat([counts, trained]))) == ("not tested", word)

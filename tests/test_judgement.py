@@ -116,9 +116,8 @@ def test_what_is_no_two_runs_with_a_way_is_not_comparable():
     rows = ways({"am": 0.4, "cnn": 0.7})
     assert at_equal_loss(rows, "am", "cnn", "height") is None and equal_loss(rows, "am", "other") is None
     assert at_equal_loss(rows.iloc[1:], "am", "cnn") is None and equal_loss(rows.assign(way=None), "am", "cnn") is None
-    doubled = pd.concat(
-        [rows, rows.iloc[:1].assign(way=json.dumps([[2.0, 0.0], [0.1, 0.0]]))]
-    )  # the first of a seed counts
+    # the first of a seed counts
+    doubled = pd.concat([rows, rows.iloc[:1].assign(way=json.dumps([[2.0, 0.0], [0.1, 0.0]]))])
     assert at_equal_loss(doubled, "am", "cnn")[0].tolist() == at_equal_loss(rows, "am", "cnn")[0].tolist()
     assert at_equal_loss(doubled.iloc[1:], "am", "cnn") is not None
     assert (
@@ -169,9 +168,8 @@ def test_variants_that_turn_an_effect_or_open_it_are_named():
         == "as it is"
     )
     opposite = rows.assign(**{f"{ACCURACY}__with_noise": [9.0, -9.0, 0.0, 2.0, 1.0, 1.0]})
-    assert "with noise" + OPEN in depends_on(
-        claim("difference", ""), opposite, wanted, found
-    )  # another sign, and zero within
+    # another sign, and zero within
+    assert "with noise" + OPEN in depends_on(claim("difference", ""), opposite, wanted, found)
     assert depends_on(claim("mediation", ""), rows, wanted, found) == f"other sign{REVERSED}, with noise{OPEN}"
     turned = rows.assign(
         way=[
@@ -268,9 +266,8 @@ def test_a_cause_is_every_comparison_at_equal_epochs_and_at_equal_loss():
     found = evidence(wanted, level)
     plain = rules.causal([rules.difference(e, 1, 0.3).support for e in effects], [e.p_within(0.3) for e in effects])
     assert found == replace(plain, effects=tuple(effects)) and found.whole
-    assert (
-        evidence(wanted, level.assign(way=ways({"am": 0.4, "cnn": 0.7, "am_half": 0.5}, seeds=3).way)) != found
-    )  # ways come before the variant
+    # ways come before the variant
+    assert evidence(wanted, level.assign(way=ways({"am": 0.4, "cnn": 0.7, "am_half": 0.5}, seeds=3).way)) != found
     apart = evidence(wanted, rows)
     assert (apart.support, apart.note, apart.whole) == (1.0, "not comparable at equal training loss", True)
     assert (
@@ -285,9 +282,8 @@ def test_a_cause_is_every_comparison_at_equal_epochs_and_at_equal_loss():
 
 def test_a_cause_gives_no_p_to_what_diverged_or_has_no_scatter_and_names_choices():
     wanted = claim("causal", "am vs cnn; am_half", margins=(9.0,))
-    level = rows_of(am=UP, cnn=DOWN, am_half=(1.0, 1.1, 1.2)).assign(
-        **{f"{ACCURACY}__equal_loss": [1.0] * 9}
-    )  # no scatter: no p of within
+    # no scatter: no p of within
+    level = rows_of(am=UP, cnn=DOWN, am_half=(1.0, 1.1, 1.2)).assign(**{f"{ACCURACY}__equal_loss": [1.0] * 9})
     ends = [effect(UP, DOWN).p_within(9.0), effect(UP, (1.0, 1.1, 1.2)).p_within(9.0)]
     assert evidence(wanted, level).contradict == pytest.approx(rules.causal([0.0], [*ends, 1.0, 1.0]).contradict)
     gone = level.assign(diverged_at=[np.nan] * 8 + [1.0])

@@ -142,10 +142,8 @@ def test_resnet18_with_attention_trains(resnet):
 
 
 def test_other_peoples_gates_are_read_frozen_and_replaced(resnet):
-    gated, x = (
-        replace_activations(resnet, nn.ReLU, lambda channels: unit("se", channels)).eval(),
-        torch.randn(2, 3, 64, 64),
-    )
+    gated = replace_activations(resnet, nn.ReLU, lambda channels: unit("se", channels)).eval()
+    x = torch.randn(2, 3, 64, 64)
     values = read_gates(gated, x)
     assert values["layer2.0.relu"].shape == (2, 128, 1, 1)
     expected = gated(x)
@@ -203,12 +201,10 @@ class Over(nn.Module):
 
     def __init__(self, activate):
         super().__init__()
-        self.first, self.second, self.relu, self.spare = (
-            nn.Conv2d(3, 8, 3),
-            nn.Conv2d(8, 8, 1),
-            nn.ReLU(inplace=True),
-            nn.Sequential(nn.Conv2d(3, 3, 1)),
-        )
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.spare = nn.Sequential(nn.Conv2d(3, 3, 1))
         self.again, self.activate, self.scale = self.second, activate, nn.Parameter(torch.ones(3))
         self.register_buffer("note", torch.zeros(2), persistent=False)
 

@@ -1,4 +1,5 @@
-"""What the study writes itself, mutated: the right answer or our named error, never another exception, never a wrong value."""
+"""What the study writes itself, mutated: the right answer or our named error, never another exception, never a wrong
+value."""
 
 import json
 import os
@@ -115,7 +116,8 @@ def test_answers_and_stamps(tmp_path):
 
 
 def test_notebooks(tmp_path, monkeypatch):
-    "All but its execution: a page whose notebook is damaged fails, in one line; one that was executed and altered since is out of date."
+    """All but its execution: a page whose notebook is damaged fails, in one line; one that was executed and altered
+    since is out of date."""
     monkeypatch.setattr(papermill, "execute_notebook", partial(papermill.execute_notebook, prepare_only=True))
     monkeypatch.setattr(pages, "inputs", lambda page: {"page": "1"})
     source = tmp_path / "source.ipynb"

@@ -1,4 +1,5 @@
-"Notebooks are clean, the package is what they export, README.md is what nbs/index.ipynb says, and pages keep their shape."
+"""Notebooks are clean, the package is what they export, README.md is what nbs/index.ipynb says, and pages keep their
+shape."""
 
 import ast
 import difflib
@@ -79,7 +80,8 @@ def test_is_clean(path, fresh):
         ran = cell.get("outputs") or cell.get("execution_count")
         check(
             not ran,
-            f"{name(path)}: cell {number} has outputs; mend with: jupyter nbconvert --clear-output --inplace {name(path)}",
+            f"{name(path)}: cell {number} has outputs;"
+            f" mend with: jupyter nbconvert --clear-output --inplace {name(path)}",
         )
 
 
@@ -101,7 +103,8 @@ def test_starts_with_a_title_and_has_no_empty_cell(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_survives_being_edited_as_text(path):
-    "CONTRIBUTING.md's way to edit: jupytext takes a line of prose that begins with #! for a command, unless it is indented."
+    """CONTRIBUTING.md's way to edit: jupytext takes a line of prose that begins with #! for a command, unless it is
+    indented."""
     cells = nbformat.read(path, as_version=4).cells
     back = jupytext.reads(jupytext.writes(nbformat.v4.new_notebook(cells=cells), "py:percent"), "py:percent").cells
     parts = [
@@ -191,5 +194,6 @@ def test_library_pages_stand_in_the_order_of_dependence():
         late = [order[name] for name in needed if order.get(name, "") > page]
         check(
             not late,
-            f"nbs/lib/{page}.ipynb needs {', '.join(late)}, which comes after it: give it a later number (links to it change too)",
+            f"nbs/lib/{page}.ipynb needs {', '.join(late)}, which comes after it:"
+            " give it a later number (links to it change too)",
         )

@@ -48,9 +48,8 @@ def test_a_bundle_runs_a_slice_and_its_archive_is_taken_in(tmp_path, monkeypatch
     )
     assert run.returncode == 0 and "the same command goes on; build/smoke.tar.gz" in run.stdout, run.stdout + run.stderr
     with tarfile.open(there / "build" / "smoke.tar.gz") as archive:
-        assert all(
-            name.startswith("smoke/rows/") for name in archive.getnames()
-        )  # what was measured before time was up; no page
+        # what was measured before time was up; no page
+        assert all(name.startswith("smoke/rows/") for name in archive.getnames())
 
 
 def test_what_comes_back_twice_is_taken_in_once(tmp_path):
@@ -88,7 +87,11 @@ def test_who_stops_a_slice_stops_what_it_runs(tmp_path):
     child = (
         "import os, time; open('pid.part', 'w').write(str(os.getpid())); os.replace('pid.part', 'pid'); time.sleep(600)"
     )
-    code = f"import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from fmm_nb.offline import _stopped_at; _stopped_at(time.monotonic() + 600, [sys.executable, '-c', {child!r}])"
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from fmm_nb.offline import _stopped_at\n"
+        f"_stopped_at(time.monotonic() + 600, [sys.executable, '-c', {child!r}])"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     while not (tmp_path / "pid").exists():
         time.sleep(0.05)

@@ -1,4 +1,5 @@
-"Measures in the hands of others: nets that are compiled, threads, torch.inference_mode, one image at a time. The numbers are the same."
+"""Measures in the hands of others: nets that are compiled, threads, torch.inference_mode, one image at a time. The
+numbers are the same."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 
 from fmm_nb.diagnostics import signals
-from fmm_nb.fullgrad import decomposed, fullgrad_terms
 from fmm_nb.evaluation import evaluation
+from fmm_nb.fullgrad import decomposed, fullgrad_terms
 from fmm_nb.gates import read_gates, unit
 from fmm_nb.models import count_macs
 from fmm_nb.saliency import FullGrad, SmoothFullGrad, attention_weights, channel_importance, channels_removed
@@ -208,12 +209,10 @@ class Narrow(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem, self.norm, self.gate, self.head = (
-            nn.Conv2d(3, 8, (3, 8)),
-            stirred(nn.BatchNorm2d(8)),
-            unit("se", 8),
-            nn.Linear(8, 4),
-        )
+        self.stem = nn.Conv2d(3, 8, (3, 8))
+        self.norm = stirred(nn.BatchNorm2d(8))
+        self.gate = unit("se", 8)
+        self.head = nn.Linear(8, 4)
 
     def forward(self, x):
         return self.head(self.norm(self.gate(self.stem(x))).squeeze(-1).transpose(1, 2)).square().mean(1)

@@ -16,9 +16,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = shutil.ignore_patterns(
-    "build", "dist", ".[!z]*", "*.egg-info", "__pycache__", "results"
-)  # of hidden files .zenodo.json alone stays
+# of hidden files .zenodo.json alone stays
+LEFT_OUT = shutil.ignore_patterns("build", "dist", ".[!z]*", "*.egg-info", "__pycache__", "results")
 HEAVY = ("torch", "pandas", "papermill", "nbformat", "matplotlib")
 
 
@@ -160,10 +159,8 @@ def test_the_lock_has_the_pinned_versions_with_hashes_and_names_no_host():
 
 
 def test_version_date_and_title_are_the_same_wherever_they_stand(metadata):
-    citation, archive = (
-        yaml.safe_load((ROOT / "CITATION.cff").read_text()),
-        json.loads((ROOT / ".zenodo.json").read_text()),
-    )
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    archive = json.loads((ROOT / ".zenodo.json").read_text())
     released = re.search(r"^## \[(\d\S+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     paper = json.loads((ROOT / "nbs" / "paper.ipynb").read_text())["cells"][0]["source"]
     title = "".join(paper).splitlines()[0].removeprefix("# ")

@@ -1,4 +1,5 @@
-"No number of the paper is typed: what it says of results is inserted from them. And it has a sentence for every verdict."
+"""No number of the paper is typed: what it says of results is inserted from them. And it has a sentence for every
+verdict."""
 
 import ast
 import json

@@ -17,7 +17,8 @@ BASE = "source,place,data,model,quantity,value,unit,error".split(",")
 CONTRASTS = {"difference", "equivalence", "proportion", "causal", "mediation"}
 KINDS = CONTRASTS | {"conjunction", "exact", "weak", "some", "untestable"}
 DATA = {"mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_coarse", "stl10", "tiny_imagenet", "imagenet"}
-M_PAGES = "01_random_curves 02_importance 03_multiplication 04_landscapes 05_sensitivity 06_mixup 07_fmmnet 08_depth 16_bridge".split()
+M_PAGES = "01_random_curves 02_importance 03_multiplication 04_landscapes 05_sensitivity 06_mixup".split()
+M_PAGES += ["07_fmmnet", "08_depth", "16_bridge"]
 A_PAGES = "11_locality 12_microstructure 13_full_attention 14_units 15_imagenet_cost".split()
 OWN = {
     "README.md",
@@ -444,7 +445,8 @@ def test_the_sources_agree_where_they_repeat_themselves():
 
 
 def test_figures_against_tables():
-    "Where a figure shows a cell of a table, they differ beyond reading and rounding in the two cells that are known to."
+    """Where a figure shows a cell of a table, they differ beyond reading and rounding in the two cells that are known
+    to."""
     table, differing = looked_up("atac_table2"), set()
     for figure in ("atac_fig7", "atac_fig8"):
         for row in TABLES[figure]:
@@ -503,9 +505,8 @@ def test_every_contradiction_is_there():
 
 @pytest.mark.parametrize("row", CONTRADICTIONS, ids=lambda row: f"{row['source']}-{row['number']}")
 def test_a_contradiction_rests_on_numbers_of_the_sources(row):
-    source = (
-        "fmmnet" if (row["source"], row["number"]) == ("atac", "12") else row["source"]
-    )  # an item on the other source
+    # an item on the other source
+    source = "fmmnet" if (row["source"], row["number"]) == ("atac", "12") else row["source"]
     known = {
         float(other["value"])
         for rows in TABLES.values()

@@ -34,10 +34,8 @@ from fmm_nb.training import train
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_every_build_trains_a_step(combine, order, shortcut):
     torch.manual_seed(0)
-    net, x = (
-        create_model("wrn10_1", image_size=12, combine=combine, order=order, shortcut=shortcut),
-        torch.randn(8, 1, 12, 12),
-    )
+    net = create_model("wrn10_1", image_size=12, combine=combine, order=order, shortcut=shortcut)
+    x = torch.randn(8, 1, 12, 12)
     F.cross_entropy(net(x), torch.arange(8)).backward()
     gradients = [p.grad for p in net.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
@@ -59,10 +57,8 @@ def test_nets_of_one_seed_share_their_weights():
 @pytest.mark.parametrize("attention", ["none", "se"])
 def test_gates_that_were_read_and_are_held_give_the_same_output(combine, order, attention):
     torch.manual_seed(0)
-    net, x = (
-        create_model("wrn10_1", image_size=12, combine=combine, order=order, attention=attention).double(),
-        torch.rand(3, 1, 12, 12).double(),
-    )
+    net = create_model("wrn10_1", image_size=12, combine=combine, order=order, attention=attention).double()
+    x = torch.rand(3, 1, 12, 12).double()
     net(x)
     values = read_gates(net, x)
     with frozen_gates(net, values):
@@ -86,10 +82,8 @@ def test_attention_stands_at_the_end_of_each_branch():
 
 
 def test_a_block_with_its_branch_frozen_is_linear_in_the_map():
-    net, x = (
-        create_model("stack2_4", image_size=8, combine="mul", batch_norm=False).double(),
-        torch.rand(3, 1, 8, 8).double(),
-    )
+    net = create_model("stack2_4", image_size=8, combine="mul", batch_norm=False).double()
+    x = torch.rand(3, 1, 8, 8).double()
     block = net.blocks[0].eval()
     maps = net.stem(x)
     with torch.no_grad(), frozen_gates(block, {"combined": block.combined.gate(block.before(maps))}):
@@ -113,11 +107,9 @@ def test_signals_leave_nothing_behind_when_the_net_fails():
 
 def test_signals_are_those_of_float64_where_float32_is_left():
     torch.manual_seed(0)
-    net, x, y = (
-        create_model("stack12_8", image_size=8, combine="mul", batch_norm=False).double(),
-        100 * torch.randn(8, 1, 8, 8).double(),
-        torch.arange(8),
-    )
+    net = create_model("stack12_8", image_size=8, combine="mul", batch_norm=False).double()
+    x = 100 * torch.randn(8, 1, 8, 8).double()
+    y = torch.arange(8)
     found = signals(net, x, y)
     assert found.log_y.iloc[5] > math.log(torch.finfo(torch.float32).max)
 
@@ -172,9 +164,8 @@ def test_every_arm_is_there_at_every_scale(page, scale):
             nets.values()
         )
         rates = [name for name in nets if own[name].part == "rates"]
-        assert all(
-            len(nets[name]) == 1 and nets[name][0].protocol.validation for name in rates
-        )  # equal effort: one net a rate
+        # equal effort: one net a rate
+        assert all(len(nets[name]) == 1 and nets[name][0].protocol.validation for name in rates)
 
 
 def test_a_net_that_two_parts_share_is_in_both(monkeypatch, tmp_path):

@@ -1,4 +1,5 @@
-"What is varied at each scale: every net once, every choice a comparison; and that one test of a curve has no favourites."
+"""What is varied at each scale: every net once, every choice a comparison; and that one test of a curve has no
+favourites."""
 
 import numpy as np
 import pytest
@@ -64,10 +65,8 @@ def test_a_choice_that_a_scale_has_anyway_makes_no_arm():
 @pytest.mark.parametrize("changed", [{"options": {"pooling": "average"}}, {"protocol": {"input_scale": "unit"}}])
 def test_the_new_options_train_the_same_nets_in_both_ways(changed):
     protocol = Protocol(epochs=1, batch_size=20, precision="float64", shrink=2, **changed.get("protocol", {}))
-    spec, images = (
-        Spec("am", "mnist_mini", protocol, n_train=40, options=changed.get("options", {})),
-        load("mnist_mini").subset(None, 10),
-    )
+    spec = Spec("am", "mnist_mini", protocol, n_train=40, options=changed.get("options", {}))
+    images = load("mnist_mini").subset(None, 10)
     alone, together = train(spec, images, "cpu"), _abreast([spec], images, "cpu")[0]
     assert_close(alone.weights, together.weights, rtol=1e-9, atol=1e-12)
 

@@ -124,10 +124,11 @@ def test_an_equivalence_has_the_p_of_within_and_of_beyond():
     found = effect(A, B)
     judged = rules.equivalence(found, 0, 0.5)
     assert (judged.support, judged.contradict, judged.note) == (found.p_within(0.5), found.p_beyond(0.5), "")
+    # no scatter, no difference: one alone says something
     for decided in (
         effect([2.0, 2.0], [1.0, 1.0]),
         effect([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]),
-    ):  # no scatter, no difference: one alone says something
+    ):
         assert rules.equivalence(decided, 0, 0.5).note == ""
     flat = effect([1.0, 1.0], [1.0, 1.0])
     for nothing in (rules.equivalence(flat, 0, 0.5), rules.difference(flat, 1, 0.5)):
@@ -217,11 +218,12 @@ def test_a_family_is_adjusted_on_each_side_and_contradiction_comes_first():
         "at": rules.Evidence(0.025, 1.0),
         "over": rules.Evidence(0.0501, 1.0),
     }
+    # 0.001, 2 · 0.025, then the rest
     assert rules.decide(family) == {
         "both": "contradicted",
         "at": "supported",
         "over": "undecided",
-    }  # 0.001, 2 · 0.025, then the rest
+    }
     assert rules.decide({"at": rules.Evidence(1.0, 0.05)})["at"] == "contradicted" and rules.ALPHA == 0.05
     assert rules.decide({"at": rules.Evidence(0.02, 1.0)}, alpha=0.01)["at"] == "undecided"
 

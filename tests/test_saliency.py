@@ -178,12 +178,10 @@ class Vectors(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.on_maps, self.on_vectors, self.head = (
-            nn.Conv2d(1, 8, 3),
-            unit("se", 8),
-            Gated(SEGate(8)),
-            nn.Linear(8, 10),
-        )
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.on_maps = unit("se", 8)
+        self.on_vectors = Gated(SEGate(8))
+        self.head = nn.Linear(8, 10)
 
     def forward(self, x):
         x.mul_(2)
@@ -234,12 +232,10 @@ class Named(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gate, self.spare, self.head = (
-            nn.Conv2d(1, 4, 3),
-            unit("se", 4),
-            unit("se", 4),
-            nn.Linear(4 * 36, 10),
-        )
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.gate = unit("se", 4)
+        self.spare = unit("se", 4)
+        self.head = nn.Linear(4 * 36, 10)
 
     def forward(self, x):
         return self.head(self.gate(x=self.conv(x)).flatten(1))
@@ -321,10 +317,8 @@ def test_maps_of_layers_whose_channels_lie_last():
     as_convolution = nn.Sequential(
         net.first, nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head
     ).double()
-    as_convolution[1].weight.data, as_convolution[1].bias.data = (
-        net.middle.weight.data[:, :, None, None],
-        net.middle.bias.data,
-    )
+    as_convolution[1].weight.data = net.middle.weight.data[:, :, None, None]
+    as_convolution[1].bias.data = net.middle.bias.data
     torch.testing.assert_close(FullGrad(net).attribute(x), FullGrad(as_convolution).attribute(x))
 
 
@@ -333,12 +327,10 @@ class Turned(nn.Module):
 
     def __init__(self, last):
         super().__init__()
-        self.linear_stem, self.bias, self.head, self.last = (
-            nn.Conv2d(1, 4, 3),
-            nn.Parameter(torch.randn(4)),
-            nn.Conv2d(4, 3, 3),
-            last,
-        )
+        self.linear_stem = nn.Conv2d(1, 4, 3)
+        self.bias = nn.Parameter(torch.randn(4))
+        self.head = nn.Conv2d(4, 3, 3)
+        self.last = last
 
     def forward(self, x):
         y = self.linear_stem(x)
@@ -492,13 +484,11 @@ def test_what_stands_on_no_known_axes_is_left_out_of_a_map():
 
         def __init__(self, act):
             super().__init__()
-            self.stem, self.row, self.bias, self.act, self.head = (
-                nn.Conv2d(1, 4, 3),
-                nn.Linear(6, 6),
-                nn.Parameter(torch.randn(4)),
-                act,
-                nn.Conv2d(4, 3, 1),
-            )
+            self.stem = nn.Conv2d(1, 4, 3)
+            self.row = nn.Linear(6, 6)
+            self.bias = nn.Parameter(torch.randn(4))
+            self.act = act
+            self.head = nn.Conv2d(4, 3, 1)
 
         def forward(self, x):
             return self.head(self.act(self, self.stem(x))).mean((2, 3))

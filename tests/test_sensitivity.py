@@ -228,9 +228,8 @@ def test_what_all_logits_have_in_common_hides_no_difference(output):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_jacobian_is_counted_as_it_is_held(dtype):
     net, image = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).to(dtype), torch.randn(1, 1, 8, 8, dtype=dtype)
-    assert (
-        sensitivity.kept_bytes(net, image) == 2 * 5 * 64 * 8 + 64 * dtype.itemsize
-    )  # twice, in float64, and the input
+    # twice, in float64, and the input
+    assert sensitivity.kept_bytes(net, image) == 2 * 5 * 64 * 8 + 64 * dtype.itemsize
 
 
 def test_batches_shrink_until_they_fit(case, monkeypatch):

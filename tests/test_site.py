@@ -146,7 +146,8 @@ def test_checks_find_what_is_wrong(tmp_path):
 
 def test_sidebar_and_search_are_those_that_sphinx_and_furo_make(tmp_path):
     pages = {
-        "index": "# Start\n\n```{toctree}\n:caption: Read\n:hidden:\n\nStart <self>\none & two\nsub/index\n```\n\nRunning and running on\n",
+        "index": "# Start\n\n```{toctree}\n:caption: Read\n:hidden:\n\nStart <self>\none & two\nsub/index\n```\n\n"
+        "Running and running on\n",
         "one & two": "# One & two",
     }
     pages |= {
@@ -158,7 +159,10 @@ def test_sidebar_and_search_are_those_that_sphinx_and_furo_make(tmp_path):
         path = tmp_path / "source" / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    conf = 'import sys\nsys.path.insert(0, {!r})\nextensions, html_theme, html_use_index = ["myst_parser", *{!r}], "furo", False'
+    conf = (
+        "import sys\nsys.path.insert(0, {!r})\n"
+        'extensions, html_theme, html_use_index = ["myst_parser", *{!r}], "furo", False'
+    )
     made = {}
     for name, extensions in {"plain": [], "ours": ["sphinx_sidebar", "sphinx_words"]}.items():
         (tmp_path / "source" / "conf.py").write_text(conf.format(str(SITE), extensions))
@@ -214,7 +218,8 @@ def test_a_page_is_shown_at_the_scale_of_the_paper(tmp_path, monkeypatch):
 def test_a_page_opens_with_the_papers_verdicts(tmp_path, monkeypatch):
     tree(tmp_path, data__results__cpu__notebooks=None, nbs=None)
     (tmp_path / "data" / "results" / "cpu" / "claims.csv").write_text(
-        "id,verdict,scale,experiment\nM1,undecided,cpu,03_x\nM2,supported,paper,03_x\nM3,supported,cpu,04_y\nM4,not tested,,03_x\n"
+        "id,verdict,scale,experiment\n"
+        "M1,undecided,cpu,03_x\nM2,supported,paper,03_x\nM3,supported,cpu,04_y\nM4,not tested,,03_x\n"
     )
     prep = module("prep")
     page = prep.Page(
@@ -224,8 +229,8 @@ def test_a_page_opens_with_the_papers_verdicts(tmp_path, monkeypatch):
         "experiment",
     )
     assert (
-        prep.answers(page)
-        == '<p class="page-verdicts">What the paper says of its claims: <b>not tested</b> M4; <b>supported</b> M2 (scale paper); <b>undecided</b> M1.</p>'
+        prep.answers(page) == '<p class="page-verdicts">What the paper says of its claims: <b>not tested</b> M4;'
+        " <b>supported</b> M2 (scale paper); <b>undecided</b> M1.</p>"
     )
     assert prep.answers(prep.Page("lib/x", page.shown, page.origin, "library")) == ""
 
@@ -312,7 +317,11 @@ def test_every_figure_has_a_description(site):
 
 
 def test_api_page_says_what_the_signature_comments_say(tmp_path):
-    source = '"""What it is for."""\n__all__ = ["double", "LEAST"]\nLEAST = 1\ndef double(\n    x: int,  # any | number\n    *, twice: bool = True,  # or not\n) -> int:  # two of them\n    "Twice [x]."\n    return 2 * x\ndef _hidden(): pass\n'
+    source = (
+        '"""What it is for."""\n__all__ = ["double", "LEAST"]\nLEAST = 1\n'
+        "def double(\n    x: int,  # any | number\n    *, twice: bool = True,  # or not\n) -> int:  # two of them\n"
+        '    "Twice [x]."\n    return 2 * x\ndef _hidden(): pass\n'
+    )
     (tmp_path / "things.py").write_text(source)
     api = module("api")
     page = api.module_page(api.Module(tmp_path / "things.py"), None)
@@ -335,7 +344,8 @@ def test_a_notebook_that_dies_or_warns_fails(tmp_path):
         "died": ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
         "wrong": ["#| eval: false\n1 / 0", "assert 1 == 2, 'as it should'"],
         "warned": [
-            "import warnings\nwith warnings.catch_warnings(record=True):\n    warnings.simplefilter('always'); warnings.warn('asked for')",
+            "import warnings\nwith warnings.catch_warnings(record=True):\n"
+            "    warnings.simplefilter('always'); warnings.warn('asked for')",
             "warnings.warn('by a cell')",
         ],
         "shown": [

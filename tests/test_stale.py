@@ -1,4 +1,5 @@
-"""What a change costs: which nets are trained, which are measured, which pages are executed, and what `fmm why` says of it."""
+"""What a change costs: which nets are trained, which are measured, which pages are executed, and what `fmm why` says of
+it."""
 
 import json
 import shutil

@@ -54,10 +54,8 @@ def test_intervals_have_the_confidence_that_is_asked_for(arms, confidence):
         (found.low, found.high)
         for found in (effect(a, b, confidence=confidence), contrast([a, b], [1, -1], confidence))
     ] == [pytest.approx(tuple(theirs))] * 2
-    theirs, ours = (
-        stats.ttest_rel(a[:n], b[:n]).confidence_interval(confidence),
-        effect(a[:n], b[:n], paired=True, confidence=confidence),
-    )
+    theirs = stats.ttest_rel(a[:n], b[:n]).confidence_interval(confidence)
+    ours = effect(a[:n], b[:n], paired=True, confidence=confidence)
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs))
     assert interaction(a, b, b, a, confidence).high == pytest.approx(
         contrast([a, b, b, a], [1, -1, -1, 1], confidence).high
@@ -69,10 +67,8 @@ def test_intervals_have_the_confidence_that_is_asked_for(arms, confidence):
 
 def test_one_sided_questions_are_t_tests_against_a_bound(arms):
     a, b = arms
-    found, one = (
-        effect(a, b),
-        lambda bound, side: stats.ttest_ind(a - bound, b, equal_var=False, alternative=side).pvalue,
-    )
+    found = effect(a, b)
+    one = lambda bound, side: stats.ttest_ind(a - bound, b, equal_var=False, alternative=side).pvalue
     assert (found.p_above(0.4), found.p_below(0.4)) == pytest.approx((one(0.4, "greater"), one(0.4, "less")), rel=1e-9)
     assert found.p_within(0.4) == pytest.approx(max(one(-0.4, "greater"), one(0.4, "less")), rel=1e-9)
     beyond = (
@@ -126,7 +122,8 @@ def test_a_run_beats_another_as_often_as_mann_and_whitney_count():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_goes_through_a_mediator_is_that_of_a_linear_model(seed):
-    "Slope and direct part by least squares; what is mediated by the delta method, its degrees of freedom by Satterthwaite's."
+    """Slope and direct part by least squares; what is mediated by the delta method, its degrees of freedom by
+    Satterthwaite's."""
     chance = np.random.default_rng(seed)
     first, second = chance.normal(1, 1, 4 + seed), chance.normal(0, 2, 6)
     a, b = 2 * first + chance.normal(0.5, 1, 4 + seed), 2 * second + chance.normal(0, 1, 6)
@@ -254,10 +251,8 @@ def test_ranks_without_ties_are_mann_and_whitneys(seed):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_ranks_with_ties_are_as_far_apart_as_in_so_many_of_all_deals(seed):
-    a, b = (
-        np.random.default_rng(seed).choice([0, 1, 2, 2, 3, 3, 9], 5),
-        np.random.default_rng(100 + seed).choice([0, 1, 1, 2, 2, 3], 4),
-    )
+    a = np.random.default_rng(seed).choice([0, 1, 2, 2, 3, 3, 9], 5)
+    b = np.random.default_rng(100 + seed).choice([0, 1, 1, 2, 2, 3], 4)
     ranks = stats.rankdata([*a, *b])
     far = [abs(sum(deal) - 5 * ranks.mean()) for deal in itertools.combinations(ranks, 5)]
     assert rank_test(a, b) == pytest.approx(np.mean(np.array(far) >= far[0] - 1e-9))
@@ -266,10 +261,8 @@ def test_ranks_with_ties_are_as_far_apart_as_in_so_many_of_all_deals(seed):
 def test_the_part_of_the_images_is_what_the_seeds_leave_of_their_scatter():
     chance = np.random.default_rng(0)
     easy = chance.beta(3, 1, 40)
-    arms, weights = (
-        [chance.random((seeds, 40)) < easy**power for seeds, power in ((3, 1), (1, 2), (2, 3))],
-        [1.0, 0.5, -1.5],
-    )
+    arms = [chance.random((seeds, 40)) < easy**power for seeds, power in ((3, 1), (1, 2), (2, 3))]
+    weights = [1.0, 0.5, -1.5]
     shares = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
     seeds = sum(
         w**2 * np.mean([arm[:, image].var(ddof=1) for image in range(40)]) / len(arm)

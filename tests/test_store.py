@@ -113,9 +113,8 @@ def test_a_folder_that_takes_no_files_is_refused_before_any_work(tmp_path):
 
 
 def test_failures_fail_alone_and_are_told_at_the_end(tmp_path):
-    broken = Spec(
-        "am", "mnist_mini", QUICK, n_train=40, options={"widths": (8, 8, 8, None)[:3], "num_classes": 10}
-    )  # given twice
+    # given twice
+    broken = Spec("am", "mnist_mini", QUICK, n_train=40, options={"widths": (8, 8, 8, None)[:3], "num_classes": 10})
     refused = Spec("am", "mnist_mini", QUICK, n_train=40, options={"kernel_size": 50})
     with pytest.raises(FailedTraining) as error:
         Store(tmp_path).train([broken, refused, SPEC])

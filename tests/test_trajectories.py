@@ -253,12 +253,10 @@ class Again(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.relu, self.pool, self.head = (
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Linear(64, 3),
-        )
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(64, 3)
 
     def forward(self, x):
         y = self.pool(self.relu(self.conv(x)))

@@ -2,7 +2,8 @@
 
     python tests/tiny_run.py FOLDER [option of fmm run …]
 
-Where TINY_HELD names a file, one worker waits after its first checkpoint: it has written its number there, and can be killed in mid-training.
+Where TINY_HELD names a file, one worker waits after its first checkpoint: it has written its number there, and can
+be killed in mid-training.
 """
 
 import os

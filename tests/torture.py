@@ -1,8 +1,10 @@
-"""What `make test` does a little of, for long: kills at each write and at random, faults, eight processes, mutated files.
+"""What `make test` does a little of, for long: kills at each write and at random, faults, eight processes, mutated
+files.
 
-    python tests/torture.py [TRIAL …]     writes data/results/torture/record.csv; a trial that finds something wrong ends it with 1
+    python tests/torture.py [TRIAL …]
 
-The record says how many runs each trial made, how many of them went wrong, and what of it the trial counts.
+Writes data/results/torture/record.csv; a trial that finds something wrong ends it with 1. The record says how many runs
+each trial made, how many of them went wrong, and what of it the trial counts.
 """
 
 import csv
@@ -25,7 +27,8 @@ RECORD = HERE.parent / "data" / "results" / "torture" / "record.csv"
 
 
 def tree_kills(base, whole, kills=60, seed=1):
-    "Kill `fmm run` of a tiny study, as a whole tree or one process of it, at random moments; each time it ends, hold its table against the whole one."
+    """Kill `fmm run` of a tiny study, as a whole tree or one process of it, at random moments; each time it ends, hold
+    its table against the whole one."""
     chance, done, ended, wrong, tables = random.Random(seed), 0, 0, [], set()
     folder, usual = base / "run", None
     while done < kills:
@@ -70,7 +73,8 @@ def tree_kills(base, whole, kills=60, seed=1):
 
 def mutated(*_):
     "Ten thousand mutated files for each reader: pytest counts the readers."
-    readers = "mutated_files or damaged_archives or test_nets or test_checkpoints or test_rows or published_rows or stamps or test_notebooks"
+    readers = "mutated_files or damaged_archives or test_nets or test_checkpoints or test_rows or published_rows"
+    readers += " or stamps or test_notebooks"
     command = [
         sys.executable,
         "-m",

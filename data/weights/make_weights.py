@@ -1,6 +1,9 @@
-"""Make this folder from stores of trained nets.     python data/weights/make_weights.py mnist:paper:STORE fashion_mnist:cpu:STORE
+"""Make this folder from stores of trained nets.
 
-Nets of Table I, in half precision, five seeds in a file; `weights.csv` says of each which net it is and how it was trained.
+    python data/weights/make_weights.py mnist:paper:STORE fashion_mnist:cpu:STORE
+
+Nets of Table I, in half precision, five seeds in a file; `weights.csv` says of each which net it is and how it was
+trained.
 """
 
 import csv

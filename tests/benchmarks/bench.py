@@ -1,10 +1,10 @@
 """Ours against the loop that everybody writes, in one run.     make bench
 
-Each contender trains the same net on the same images in processes of its own, as a user would start it; contenders take
-turns, and the order turns too. What counts is images a second of the whole machine: the plain loop has all threads to
-itself, ours as many one-thread workers as there are cores. All must learn, else the run is void. Writes
-data/results/bench/<machine>.csv with a figure, and prints the ratios. `bench.py --profile` says instead where the time of
-one step goes, in the readable form and as the loop takes it.
+Each contender trains the same net on the same images in processes of its own, as a user would start it; contenders
+take turns, and the order turns too. What counts is images a second of the whole machine: the plain loop has all
+threads to itself, ours as many one-thread workers as there are cores. All must learn, else the run is void. Writes
+data/results/bench/<machine>.csv with a figure, and prints the ratios. `bench.py --profile` says instead where the
+time of one step goes, in the readable form and as the loop takes it.
 """
 
 import argparse
@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def plain(name):
-    "The loop of a tutorial: a Dataset of PIL images, transforms, a DataLoader, an optimizer, a loss printed now and then."
+    """The loop of a tutorial: a Dataset of PIL images, transforms, a DataLoader, an optimizer, a loss printed now and
+    then."""
     import torch
     from PIL import Image
     from torch import nn
@@ -78,7 +79,8 @@ def under_way(name, precision):
 
 
 def ours(name, precision="auto"):
-    "One worker: the library's loop, one thread, the allocator told to keep its memory, as the store and the CLI start it."
+    """One worker: the library's loop, one thread, the allocator told to keep its memory, as the store and the CLI start
+    it."""
     from fmm_nb.loop import arithmetic, step
 
     with arithmetic():
@@ -245,7 +247,8 @@ def main():
                 sys.exit(f"void: {contender} did not learn {net} (loss {row['last_loss']:.2f})")
             rows.append({"net": net, "contender": contender, "round": turn} | row)
             print(
-                f"{net} {contender}: {row['images_per_second']:.0f} images/s, {row['peak_mb']:.0f} MB, {row['precision']}",
+                f"{net} {contender}: {row['images_per_second']:.0f} images/s,"
+                f" {row['peak_mb']:.0f} MB, {row['precision']}",
                 flush=True,
             )
     table = pd.DataFrame(rows).round(3).assign(torch=torch.__version__, cores=workers, **roofs)
@@ -253,7 +256,9 @@ def main():
     medians = table.groupby(["net", "contender"]).images_per_second.median().unstack()
     for net, row in medians.iterrows():
         print(
-            f"{net}: {row['all workers'] / row['plain loop']:.2f} x the plain loop, {row['all workers, float32'] / row['plain loop']:.2f} x in float32; all workers {row['all workers'] / row['one worker']:.2f} x one"
+            f"{net}: {row['all workers'] / row['plain loop']:.2f} x the plain loop,"
+            f" {row['all workers, float32'] / row['plain loop']:.2f} x in float32;"
+            f" all workers {row['all workers'] / row['one worker']:.2f} x one"
         )
     print(f"am at {medians['all workers']['am'] / medians['all workers']['cnn']:.0%} of cnn")
 

@@ -1,9 +1,9 @@
 """How long the commands take that only look, and a second `fmm paper`, in one run.     make bench
 
-`fmm list` and `fmm claims` on a copy of this repository whose store has 2,000 nets and whose published rows are repeated to 50,000;
-`fmm paper` here, where a first one has left nothing to do (it is run, should it be missing: ten minutes; all else takes one). Each starts
-anew ROUNDS times, in turns with `python -c pass`, the floor of every command. Writes data/results/bench/<machine>-commands.csv with a
-figure, and prints medians.
+`fmm list` and `fmm claims` on a copy of this repository whose store has 2,000 nets and whose published rows are
+repeated to 50,000; `fmm paper` here, where a first one has left nothing to do (it is run, should it be missing: ten
+minutes; all else takes one). Each starts anew ROUNDS times, in turns with `python -c pass`, the floor of every
+command. Writes data/results/bench/<machine>-commands.csv with a figure, and prints medians.
 """
 
 import json

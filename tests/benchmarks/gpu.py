@@ -1,9 +1,11 @@
-"""Training on one GPU: recorded steps of several nets abreast against one step after another.     python tests/benchmarks/gpu.py
+"""Training on one GPU: recorded steps of several nets abreast against one step after another.
 
-Images of chance, 32×32 with three channels, resident on the device. Prints images a second and the milliseconds of one
-net's step, and beside them what the card copies and multiplies; then how much faster each measure is than two cores of the same
-machine. Writes data/results/bench/<card>.csv and <card>-measures.csv. `gpu.py --only WAY` runs one way and replaces its
-rows; `gpu.py --profile` says instead where the time of one step goes.
+    python tests/benchmarks/gpu.py
+
+Images of chance, 32×32 with three channels, resident on the device. Prints images a second and the milliseconds of
+one net's step, and beside them what the card copies and multiplies; then how much faster each measure is than two
+cores of the same machine. Writes data/results/bench/<card>.csv and <card>-measures.csv. `gpu.py --only WAY` runs
+one way and replaces its rows; `gpu.py --profile` says instead where the time of one step goes.
 """
 
 import argparse
@@ -26,11 +28,12 @@ from fmm_nb.specs import Protocol, Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 50
+# recipes
 NETS = {
     "cnn": {"batch_size": 400},
     "am": {"batch_size": 400},
     "wrn16_4": {"batch_size": 128, "augmentation": "crop_flip"},
-}  # recipes
+}
 WAYS = {  # title: trainings side by side, epochs of the recipe (long ones are fused)
     "step after step": (0, 1),
     "recorded": (1, 1),
@@ -110,7 +113,9 @@ def profile(net, epochs, parts):
         torch.cuda.synchronize()
     events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
     print(
-        f"{net}, {'fused' if epochs == LONG else 'as written'}: {sum(e.self_device_time_total for e in events) / 10:.0f} µs of kernels a step, {sum(e.count for e in events) / 10:.0f} kernels"
+        f"{net}, {'fused' if epochs == LONG else 'as written'}:"
+        f" {sum(e.self_device_time_total for e in events) / 10:.0f} µs of kernels a step,"
+        f" {sum(e.count for e in events) / 10:.0f} kernels"
     )
     print(
         "".join(
@@ -179,7 +184,8 @@ def main():
     table = folder / f"{card}.csv"
     known = pd.read_csv(table) if table.exists() else pd.DataFrame({"net": [], "precision": [], "way": []})
     print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: copies {copy:.0f} GB/s, multiplies {multiply:.0f} TFLOP/s in bfloat16",
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}:"
+        f" copies {copy:.0f} GB/s, multiplies {multiply:.0f} TFLOP/s in bfloat16",
         flush=True,
     )
     cases = product(("bfloat16",) if args.only else ("bfloat16", "float32"), NETS, [args.only] if args.only else WAYS)

@@ -1,7 +1,8 @@
 """Our measures against the plain way to take them, and against their floor of bare passes, in one run.     make bench
 
 One process, one thread; contenders take turns. Every pair is first checked to say the same. Writes
-data/results/bench/<machine>-measures.csv with a figure, and prints the ratios of medians. `peak_mb` is the most that the process has held so far, theirs included.
+data/results/bench/<machine>-measures.csv with a figure, and prints the ratios of medians. `peak_mb` is the most
+that the process has held so far, theirs included.
 """
 
 import resource
