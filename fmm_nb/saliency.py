@@ -77,7 +77,7 @@ class FullGrad:
     def __init__(
         self,
         model: nn.Module,
-        postprocess: str = "official",  # or "signed": complete but for what has no place in the image, such as a classifier's bias
+        postprocess: str = "official",  # or "signed": complete but for what has no place in the image
         gate: str = "full",  # as in `fullgrad_terms`
     ):
         if postprocess not in POSTPROCESSING:
@@ -91,22 +91,24 @@ class FullGrad:
         target: Tensor | int | None = None,  # classes [N], one class, or None: the predicted ones
     ) -> Tensor:  # [N, 1, H, W]
         "The maps of some images."
-        return torch.cat(
-            [self.map(self.terms(images, classes), x) for _, images, classes in in_parts(self.model, x, target)]
-        )
+        parts = in_parts(self.model, x, target)
+        return torch.cat([self.map(self.terms(images, classes), x) for _, images, classes in parts])
 
     def terms(self, x: Tensor, target: Tensor | int | None) -> dict[str, Tensor]:
         "Gradient times input, then each layer's gradient times bias, [N, C, h, w] each."
         output, target, gradient, calls = decomposed(self.model, x, target, self.gate)
         if not one_by_one(x, output, target, gradient, calls):
-            alone = [self.terms(x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
-            blank = {name: torch.zeros_like(term) for terms in alone for name, term in terms.items()}
-            return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
+            return self._alone(x, target)
         kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.is_map(len(x))]
         terms = {"input": gradient * x} | {call.name: call.term().movedim(call.channels, 1) for call in kept}
-        return {
-            name: term for name, term in terms.items() if term.shape[2:] == x.shape[2:] or term.shape[2:].numel() > 1
-        }
+        placed = lambda term: term.shape[2:] == x.shape[2:] or term.shape[2:].numel() > 1
+        return {name: term for name, term in terms.items() if placed(term)}
+
+    def _alone(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        "As `terms`, each image by itself; zeros where an image has not a term that another has."
+        alone = [self.terms(x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
+        blank = {name: torch.zeros_like(term) for terms in alone for name, term in terms.items()}
+        return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
 
     def map(self, terms: dict[str, Tensor], x: Tensor) -> Tensor:
         "The map that some terms make."
@@ -114,7 +116,10 @@ class FullGrad:
 
 # %% ../nbs/lib/25_saliency.ipynb #dd6ff918
 class SmoothFullGrad(FullGrad):
-    "FullGrad with its terms averaged over noisy copies of each image. Source: Smilkov et al. 2017, Srinivas & Fleuret 2019."
+    """FullGrad with its terms averaged over noisy copies of each image.
+
+    Source: Smilkov et al. 2017, Srinivas & Fleuret 2019.
+    """
 
     def attribute(
         self,
@@ -133,27 +138,29 @@ class SmoothFullGrad(FullGrad):
     ) -> tuple[Tensor, Tensor]:
         "Maps [N, 1, H, W], and the Monte Carlo error of each, [N]: the standard error as a share of the map's norm."
         whole_number("samples", samples, least=2)
-        parts = [
-            self._smoothed(images, classes(self.model, images, of), noisy_copies(images, samples, noise, seed, first))
-            for first, images, of in in_parts(self.model, x, target)
-        ]
+        parts = []
+        for first, images, of in in_parts(self.model, x, target):
+            copies = noisy_copies(images, samples, noise, seed, first)
+            parts.append(self._smoothed(images, classes(self.model, images, of), copies))
         return tuple(torch.cat(values) for values in zip(*parts))
 
     def _smoothed(self, x: Tensor, target: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
         "Maps and errors of one part, from its copies [S, N, C, H, W]."
-        halves, samples, step = ({}, {}), len(copies), max(1, fitting_size(None, x) // len(x))
-        for start in range(0, samples, step):
+        samples, halves = len(copies), self._halves(x, target, copies)
+        averaged = lambda count, *of: self.map({name: sum(sums[name] for sums in of) / count for name in halves[0]}, x)
+        mean = averaged(samples, *halves)
+        first, second = averaged((samples + 1) // 2, halves[0]), averaged(samples // 2, halves[1])
+        return mean, (first - second).flatten(1).norm(dim=1) / 2 / mean.flatten(1).norm(dim=1)
+
+    def _halves(self, x: Tensor, target: Tensor, copies: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        "The sums of the terms of every other copy, and of the rest, [N, C, h, w] each."
+        halves, step = ({}, {}), max(1, fitting_size(None, x) // len(x))
+        for start in range(0, len(copies), step):
             some = copies[start : start + step]
             for name, term in self.terms(some.flatten(0, 1), target.repeat(len(some))).items():
                 for half, sums in enumerate(halves):
                     sums[name] = sums.get(name, 0) + term.unflatten(0, some.shape[:2])[(half - start) % 2 :: 2].sum(0)
-        averaged = lambda count, *of: self.map({name: sum(sums[name] for sums in of) / count for name in halves[0]}, x)
-        mean, first, second = (
-            averaged(samples, *halves),
-            averaged((samples + 1) // 2, halves[0]),
-            averaged(samples // 2, halves[1]),
-        )
-        return mean, (first - second).flatten(1).norm(dim=1) / 2 / mean.flatten(1).norm(dim=1)
+        return halves
 
 # %% ../nbs/lib/25_saliency.ipynb #0a3ada93
 def noisy_copies(
@@ -166,12 +173,9 @@ def noisy_copies(
     "Copies of images, each with normal noise."
     deviation = noise * (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True))
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + place) for place in range(len(x))]
-    draws = draw_all(
-        lambda generator: torch.randn((samples, *x.shape[1:]), generator=generator, dtype=torch.float64),
-        generators,
-        x.device,
-    )
-    return x + deviation * torch.stack(list(draws), 1).to(x)
+    shape = (samples, *x.shape[1:])
+    draw = lambda generator: torch.randn(shape, generator=generator, dtype=torch.float64)
+    return x + deviation * torch.stack(list(draw_all(draw, generators, x.device)), 1).to(x)
 
 # %% ../nbs/lib/25_saliency.ipynb #2f36bcb7
 def explain(
@@ -183,21 +187,14 @@ def explain(
 ) -> np.ndarray:  # [N, 1, H, W]
     "Maps of some images, arrays in and out."
     like = next(model.parameters())
-    return (
-        method(model)
-        .attribute(torch.as_tensor(inputs).to(like), torch.as_tensor(targets).to(like.device).long())
-        .cpu()
-        .numpy()
-    )
+    x, of = torch.as_tensor(inputs).to(like), torch.as_tensor(targets).to(like.device).long()
+    return method(model).attribute(x, of).cpu().numpy()
 
 # %% ../nbs/lib/25_saliency.ipynb #80083bb2
 def attention_gates(model: nn.Module) -> dict[str, Gated]:
     "The gates of a net that see more than the number they scale, by name."
-    return {
-        name: gated
-        for name, gated in gates_of(model).items()
-        if getattr(gated.gate, "sees", "") not in ("element", "nothing")
-    }
+    attends = lambda gated: getattr(gated.gate, "sees", "") not in ("element", "nothing")
+    return {name: gated for name, gated in gates_of(model).items() if attends(gated)}
 
 
 def attention_weights(
@@ -216,11 +213,9 @@ def _said(model: nn.Module, x: Tensor, gates: dict[str, Gated], spatial: bool) -
     seen = read_gates(model, x)
     _all_run(gates, seen)
     found = {name: seen[name].expand(len(x), *[-1] * (seen[name].ndim - 1)) for name in gates}
-    return (
-        found
-        if spatial
-        else {name: value.flatten(2).mean(2) if value.ndim > 2 else value for name, value in found.items()}
-    )
+    if spatial:
+        return found
+    return {name: value.flatten(2).mean(2) if value.ndim > 2 else value for name, value in found.items()}
 
 
 def _all_run(gates: dict[str, Gated], seen: dict) -> None:
@@ -238,7 +233,10 @@ def channel_importance(
     target: Tensor | int | None = None,  # classes [N], one class, or None: the predicted ones
     signed: bool = False,  # else absolute values
 ) -> dict[str, Tensor]:  # [N, C] each, C the channels of the map that the gate scales
-    "How much each channel at each attention gate matters for the logit of a class; raises `InputError` for a gate that runs never, or twice."
+    """How much each channel at each attention gate matters for the logit of a class.
+
+    Raises `InputError` for a gate that runs never, or twice.
+    """
     if method not in IMPORTANCES:
         raise unknown("method", method, IMPORTANCES)
     gates, found = attention_gates(model), []
@@ -247,11 +245,8 @@ def channel_importance(
     for first, part, of in in_parts(model, x, target):
         with evaluation(model):
             found.append(IMPORTANCES[method](model, part, of, gates, first))
-    return {
-        name: (value if signed else value.abs())
-        for name in gates
-        for value in [torch.cat([part[name] for part in found])]
-    }
+    whole = {name: torch.cat([part[name] for part in found]) for name in gates}
+    return whole if signed else {name: value.abs() for name, value in whole.items()}
 
 # %% ../nbs/lib/25_saliency.ipynb #3d6b25d7
 def _caught(
@@ -278,9 +273,8 @@ def _caught(
         _all_run(gates, seen)
         output = logits.gather(1, class_of(target, logits)[:, None]).sum()
         gradients = torch.autograd.grad(output, [seen[name][part] for name in gates], materialize_grads=True)
-    return {
-        name: (seen[name]["h"].detach(), seen[name]["y"].detach(), gradient) for name, gradient in zip(gates, gradients)
-    }
+    detached = lambda name: (seen[name]["h"].detach(), seen[name]["y"].detach())
+    return {name: (*detached(name), gradient) for name, gradient in zip(gates, gradients)}
 
 # %% ../nbs/lib/25_saliency.ipynb #fb00b70e
 def _gate_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
@@ -317,9 +311,12 @@ def _input_times_gradient(
 
 # %% ../nbs/lib/25_saliency.ipynb #e8ab8fd7
 def _bias_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated]) -> dict[str, Tensor]:
-    "Gradient times bias of the layer before each gate; raises `InputError` where none stands there, or no term of the gate tells which."
+    """Gradient times bias of the layer before each gate.
+
+    Raises `InputError` where none stands there, or no term of the gate tells which.
+    """
     _, _, _, calls = decomposed(model, x, target, "full")
-    channels, found = {name: y.shape[1] for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()}, {}
+    channels, found = _channels(model, x, gates), {}
     for name in gates:
         own = next((place for place, call in enumerate(calls) if call.name.startswith(f"{name}.")), None)
         if own is None:
@@ -333,6 +330,11 @@ def _bias_gradient(model: nn.Module, x: Tensor, target: Tensor | None, gates: di
     return found
 
 # %% ../nbs/lib/25_saliency.ipynb #ff2a6730
+def _channels(model: nn.Module, x: Tensor, gates: dict[str, Gated]) -> dict[str, int]:
+    "How many channels leave each gate; raises `InputError` for one that runs never, or twice."
+    return {name: y.shape[1] for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()}
+
+
 def _over_space(values: Tensor) -> Tensor:
     "[N, C, …] → [N, C]."
     return values.flatten(2).sum(2) if values.ndim > 2 else values
@@ -340,16 +342,14 @@ def _over_space(values: Tensor) -> Tensor:
 
 def _summed(of: Callable) -> Callable:
     "The sum over space."
-    return lambda model, x, target, gates, first: {
-        name: _over_space(value) for name, value in of(model, x, target, gates).items()
-    }
+    summed = lambda values: {name: _over_space(value) for name, value in values.items()}
+    return lambda model, x, target, gates, first: summed(of(model, x, target, gates))
 
 
 def _abs_summed(of: Callable) -> Callable:
     "The sum of absolute values over space."
-    return lambda model, x, target, gates, first: {
-        name: _over_space(value.abs()) for name, value in of(model, x, target, gates).items()
-    }
+    summed = lambda values: {name: _over_space(value.abs()) for name, value in values.items()}
+    return lambda model, x, target, gates, first: summed(of(model, x, target, gates))
 
 
 def _smooth(of: Callable) -> Callable:
@@ -358,17 +358,12 @@ def _smooth(of: Callable) -> Callable:
     def measured(
         model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int
     ) -> dict[str, Tensor]:
-        copies = noisy_copies(x, 25, 0.15, seed=0, first=first)
-        parts = zip(
-            *[
-                values.split(fitting_size(None, x))
-                for values in (copies.flatten(0, 1), classes(model, x, target).repeat(len(copies)))
-            ]
-        )
+        copies, size = noisy_copies(x, 25, 0.15, seed=0, first=first), fitting_size(None, x)
+        held = classes(model, x, target).repeat(len(copies))
+        parts = zip(copies.flatten(0, 1).split(size), held.split(size))
         draws = [_summed(of)(model, images, of_class, gates, first) for images, of_class in parts]
-        return {
-            name: torch.cat([draw[name] for draw in draws]).unflatten(0, copies.shape[:2]).mean(0) for name in gates
-        }
+        whole = {name: torch.cat([draw[name] for draw in draws]) for name in gates}
+        return {name: value.unflatten(0, copies.shape[:2]).mean(0) for name, value in whole.items()}
 
     return measured
 
@@ -382,9 +377,13 @@ def channels_removed(
 
     def drop(mask):
         without = lambda h: h.masked_fill(mask.reshape(*mask.shape, *[1] * (h.ndim - 2)), 0)
-        return lambda module, inputs, keywords: (
-            ((without(inputs[0]), *inputs[1:]), keywords) if inputs else ((), keywords | {"x": without(keywords["x"])})
-        )
+
+        def given(module, inputs, keywords):
+            if inputs:
+                return (without(inputs[0]), *inputs[1:]), keywords
+            return (), keywords | {"x": without(keywords["x"])}
+
+        return given
 
     gates = gates_of(model)
     for name in removed.keys() - gates.keys():
@@ -407,18 +406,16 @@ def _ablation(recompute: bool) -> Callable:
         model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int
     ) -> dict[str, Tensor]:
         each = {
-            name: torch.eye(y.shape[1], dtype=torch.bool, device=x.device)
-            for name, (_, y, _) in _caught(model, x[:1], None, gates, "y").items()
+            name: torch.eye(count, dtype=torch.bool, device=x.device)[:, None]  # a mask [1, C] for each channel
+            for name, count in _channels(model, x, gates).items()
         }
         target = classes(model, x, target)
         with torch.no_grad():
             held = {} if recompute else {name: value for name, value in read_gates(model, x).items() if name in gates}
             with frozen_gates(model, held):
                 whole = without(model, x, target, {})
-                return {
-                    name: torch.stack([whole - without(model, x, target, {name: one[None]}) for one in each[name]], 1)
-                    for name in gates
-                }
+                loss = lambda name, mask: whole - without(model, x, target, {name: mask})
+                return {name: torch.stack([loss(name, mask) for mask in each[name]], 1) for name in gates}
 
     return measured
 
@@ -430,17 +427,16 @@ def _by_captum(attribute: str) -> Callable:
         model: nn.Module, x: Tensor, target: Tensor | None, gates: dict[str, Gated], first: int
     ) -> dict[str, Tensor]:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="IProgress not found"
-            )  # captum's progress bars, which are not shown
+            # captum's progress bars, which are not shown
+            warnings.filterwarnings("ignore", message="IProgress not found")
             from captum import attr
 
         given = {"n_steps": 32, "internal_batch_size": max(len(x), 2 * fitting_size(None, x))}
         target = classes(model, x, target)
-        _caught(model, x[:1], None, gates, "y")  # refuses gates that run twice
-        of = lambda gated: getattr(attr, attribute)(lambda images: model(images.clone()), gated).attribute(
-            x, torch.zeros_like(x), target, **given
-        )
+        _channels(model, x, gates)  # refuses gates that run twice
+        forward = lambda images: model(images.clone())
+        explainer = lambda gated: getattr(attr, attribute)(forward, gated)
+        of = lambda gated: explainer(gated).attribute(x, torch.zeros_like(x), target, **given)
         return {name: _over_space(of(gated).detach()) for name, gated in gates.items()}
 
     return measured
