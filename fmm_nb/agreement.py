@@ -155,10 +155,8 @@ def _means(statistic, a: np.ndarray, b: np.ndarray, groups: int) -> np.ndarray: 
     "The mean score over the samples of each group; a and b hold one group after the other."
     values = np.asarray(statistic(a, b), dtype=np.float64)
     if values.shape != (len(a),):
-        given = list(values.shape)
-        raise InputError(
-            f"a statistic must give one number a sample, [{len(a)}], got {given}; try kendall_tau or cosine"
-        )
+        given = f"[{len(a)}], got {list(values.shape)}"
+        raise InputError(f"a statistic must give one number a sample, {given}; try kendall_tau or cosine")
     values = values.reshape(groups, len(a) // groups)
     valid = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -172,7 +170,7 @@ def permutation_null(
     permutations: int = 999,
     seed: int = 0,  # another one for each gate, where their means are pooled
 ) -> np.ndarray:  # [permutations]
-    "The mean score over samples when one permutation of the channels is shared by all of them; one value a permutation."
+    "The mean score over samples when one permutation of the channels is shared by all; one value a permutation."
     a, b = _arrays(a, b)
     chance = np.random.default_rng(whole_number("seed", seed, 0))
     left, means = whole_number("permutations", permutations), []

@@ -98,21 +98,21 @@ class FullGrad:
         "Gradient times input, then each layer's gradient times bias, [N, C, h, w] each."
         output, target, gradient, calls = decomposed(self.model, x, target, self.gate)
         if not one_by_one(x, output, target, gradient, calls):
-            return self._alone(x, target)
+            return _together([self.terms(x[i : i + 1], target[i : i + 1]) for i in range(len(x))])
         kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.is_map(len(x))]
         terms = {"input": gradient * x} | {call.name: call.term().movedim(call.channels, 1) for call in kept}
         placed = lambda term: term.shape[2:] == x.shape[2:] or term.shape[2:].numel() > 1
         return {name: term for name, term in terms.items() if placed(term)}
 
-    def _alone(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        "As `terms`, each image by itself; zeros where an image has not a term that another has."
-        alone = [self.terms(x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
-        blank = {name: torch.zeros_like(term) for terms in alone for name, term in terms.items()}
-        return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
-
     def map(self, terms: dict[str, Tensor], x: Tensor) -> Tensor:
         "The map that some terms make."
         return sum(self.spread(term, tuple(x.shape[2:])) for term in terms.values())
+
+# %% ../nbs/lib/25_saliency.ipynb #c146397e
+def _together(alone: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    "The terms of images that were taken one by one; zeros where an image has none of a name."
+    blank = {name: torch.zeros_like(term) for terms in alone for name, term in terms.items()}
+    return {name: torch.cat([terms.get(name, none) for terms in alone]) for name, none in blank.items()}
 
 # %% ../nbs/lib/25_saliency.ipynb #dd6ff918
 class SmoothFullGrad(FullGrad):
@@ -146,21 +146,24 @@ class SmoothFullGrad(FullGrad):
 
     def _smoothed(self, x: Tensor, target: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
         "Maps and errors of one part, from its copies [S, N, C, H, W]."
-        samples, halves = len(copies), self._halves(x, target, copies)
+        samples, halves = len(copies), _half_sums(self, x, target, copies)
         averaged = lambda count, *of: self.map({name: sum(sums[name] for sums in of) / count for name in halves[0]}, x)
         mean = averaged(samples, *halves)
         first, second = averaged((samples + 1) // 2, halves[0]), averaged(samples // 2, halves[1])
         return mean, (first - second).flatten(1).norm(dim=1) / 2 / mean.flatten(1).norm(dim=1)
 
-    def _halves(self, x: Tensor, target: Tensor, copies: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        "The sums of the terms of every other copy, and of the rest, [N, C, h, w] each."
-        halves, step = ({}, {}), max(1, fitting_size(None, x) // len(x))
-        for start in range(0, len(copies), step):
-            some = copies[start : start + step]
-            for name, term in self.terms(some.flatten(0, 1), target.repeat(len(some))).items():
-                for half, sums in enumerate(halves):
-                    sums[name] = sums.get(name, 0) + term.unflatten(0, some.shape[:2])[(half - start) % 2 :: 2].sum(0)
-        return halves
+# %% ../nbs/lib/25_saliency.ipynb #e5d176d7
+def _half_sums(
+    maps: FullGrad, x: Tensor, target: Tensor, copies: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    "The sums of the terms [N, C, h, w] of every other copy, from the first on and from the second on."
+    halves, step = ({}, {}), max(1, fitting_size(None, x) // len(x))
+    for start in range(0, len(copies), step):
+        some = copies[start : start + step]
+        for name, term in maps.terms(some.flatten(0, 1), target.repeat(len(some))).items():
+            for half, sums in enumerate(halves):
+                sums[name] = sums.get(name, 0) + term.unflatten(0, some.shape[:2])[(half - start) % 2 :: 2].sum(0)
+    return halves
 
 # %% ../nbs/lib/25_saliency.ipynb #0a3ada93
 def noisy_copies(
@@ -373,7 +376,10 @@ def channels_removed(
     model: nn.Module,
     removed: dict[str, Tensor],  # by gate: bool [N, C], or [1, C] for all images alike
 ):
-    "Within the block some channels are zero where their gate takes them; raises `InputError` for a gate that the net has not."
+    """Within the block some channels are zero where their gate takes them.
+
+    Raises `InputError` for a gate that the net has not.
+    """
 
     def drop(mask):
         without = lambda h: h.masked_fill(mask.reshape(*mask.shape, *[1] * (h.ndim - 2)), 0)

@@ -122,7 +122,10 @@ def input_unit(
     scale: str,  # in which the input is reported, a name of `INPUT_SCALES`
     mean_std: tuple[Tensor, Tensor],  # each [C], by which images were standardised, as `ImageSet.mean_std` gives them
 ) -> Tensor:  # float64 [C]
-    "How far standardised images move when the input moves by one in `scale`; raises `InputError` for a scale that is unknown."
+    """How far standardised images move when the input moves by one in `scale`.
+
+    Raises `InputError` for a scale that is unknown.
+    """
     if scale not in INPUT_SCALES:
         raise unknown("input scale", scale, INPUT_SCALES)
     std = mean_std[1].double().clamp_min(1e-6)  # as in `normalised`

@@ -19,7 +19,7 @@ TOLERANCE = 1e-10  # of identities, relative
 
 # %% ../nbs/lib/22_unification.ipynb #048ab95a
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    "The module in double precision and evaluation mode, with no parameter and no running statistic left where it begins."
+    "The module in double precision and evaluation mode, no parameter and no running statistic left where it begins."
     chance = torch.Generator().manual_seed(seed)
     module = module.double().eval()
     for name, value in module.state_dict().items():
@@ -83,7 +83,7 @@ def swish_error(channels: int = 8) -> float:
 
 
 def blind_direction(channels: int = 8) -> tuple[float, float]:
-    "How much the published unit's gate moves along a direction that its first layer does not see, and how much Swish's."
+    "How much the published unit's gate moves along a direction that its first layer does not see; and Swish's."
     gate = randomised(ATACGate(channels)).requires_grad_(False)
     unseen = torch.linalg.svd(gate.squeeze.weight.flatten(1)).Vh[-1].reshape(1, -1, 1, 1)
     x = torch.randn(1, channels, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -188,7 +188,7 @@ ABOUT |= {
 
 # %% ../nbs/lib/22_unification.ipynb #44dd065d
 def about(channels: int = 64, size: int = 8) -> pd.DataFrame:
-    "The table of all units: what `ABOUT` says, parameters, multiply-accumulates a place, and what the Jacobian couples."
+    "The table of all units: what `ABOUT` says, what they cost, and what the Jacobian couples."
     columns, rows = ("X′", "source", "looks at", "one weight for"), []
     for name, described in ABOUT.items():
         with torch.device("meta"):
