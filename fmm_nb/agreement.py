@@ -229,12 +229,12 @@ def agreement_matrix(
     "The mean agreement of every scoring with every other."
     others = scores if others is None else others
     named = [(name, _array(x)) for group in (scores, others) for name, x in group.items()]
-    first, shape = named[0][0], named[0][1].shape
     for name, x in named:
-        if x.shape != shape:
+        first, other = named[0]
+        if x.shape != other.shape:
             raise InputError(
                 f"scorings must have the same samples and channels, got {list(x.shape)} for {name!r} "
-                f"and {list(shape)} for {first!r}"
+                f"and {list(other.shape)} for {first!r}"
             )
     cells = [[mean_agreement(a, b, statistic) for b in others.values()] for a in scores.values()]
     return pd.DataFrame(cells, index=list(scores), columns=list(others), dtype=np.float64)

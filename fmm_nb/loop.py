@@ -298,7 +298,7 @@ def run(
     checkpoint: Path | None = None,  # None: none is kept
     progress=lambda: None,  # called after each epoch
 ) -> None:
-    "Train to the end of the protocol, or of the epoch in which the net diverged; from a checkpoint on, if there is one."
+    "Train to the end of the protocol, or of the epoch in which the net diverged; from a checkpoint on, where one is."
     if checkpoint:
         read_checkpoint(training, checkpoint)
     before, start = training.seconds, time.monotonic()

@@ -83,7 +83,7 @@ class Effect:
         return float(special.stdtr(self.df, distance / self.error)) if self.error else float(distance >= 0)
 
     def p_within(self, margin: float) -> float:
-        "p of the effect being at least `margin` away from zero (two one-sided tests): small where it is as good as none."
+        "p of the effect being `margin` or more from zero (two one-sided tests): small where it is equivalent to none."
         return max(self.p_above(-margin), self.p_below(margin)) if margin > 0 else 1.0
 
     def p_beyond(self, margin: float) -> float:
