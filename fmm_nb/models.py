@@ -240,7 +240,9 @@ def initialise(
     "The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero."
     if name not in INITIALISATIONS:
         raise unknown("initialisation", name, INITIALISATIONS)
-    for module in nn.ModuleList(parts).modules() if name != "torch" else []:
+    if name == "torch":
+        return parts
+    for module in nn.ModuleList(parts).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not getattr(module, "keeps_start", False):
             INITIALISATIONS[name](module.weight)
             if module.bias is not None:
