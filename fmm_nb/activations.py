@@ -72,14 +72,24 @@ def _channels(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int 
         if fixed:
             known[node] = fixed[0]
         elif node.target is torch.cat:
-            given = dict(zip(("tensors", "dim"), node.args)) | node.kwargs
-            counts = [_channels(part, modules, known) for part in given["tensors"]]
-            known[node] = sum(counts) if given.get("dim") in (1, -3) and None not in counts else None
+            known[node] = _added_up(node, modules, known)
         elif isinstance(module, KEEPING_MODULES) or (module is None and _name(node) in KEEP_CHANNELS):
-            counts = {_channels(parent, modules, known) for parent in node.all_input_nodes} - {None}
-            counts -= {1} if len(counts) > 1 else set()  # one channel, spread over the others
-            known[node] = counts.pop() if len(counts) == 1 else None
+            known[node] = _handed_on(node, modules, known)
     return known[node]
+
+
+def _added_up(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int | None:
+    "How many channels a concatenation has; None along another axis, or where one part's are not known."
+    given = dict(zip(("tensors", "dim"), node.args)) | node.kwargs
+    counts = [_channels(part, modules, known) for part in given["tensors"]]
+    return sum(counts) if given.get("dim") in (1, -3) and None not in counts else None
+
+
+def _handed_on(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int | None:
+    "How many channels a step that keeps their number is given; None where its inputs differ in that."
+    counts = {_channels(parent, modules, known) for parent in node.all_input_nodes} - {None}
+    counts -= {1} if len(counts) > 1 else set()  # one channel, spread over the others
+    return counts.pop() if len(counts) == 1 else None
 
 # %% ../nbs/lib/13_activations.ipynb #9e3841f2
 VIEWS = set(

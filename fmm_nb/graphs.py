@@ -118,10 +118,7 @@ def run_together(
 
     `seconds` of each is its share of the whole.
     """
-    if checkpoints:
-        for training in trainings:
-            read_checkpoint(training, checkpoints[training.spec])
-    going, since = [Program(training) for training in trainings if not training.over], time.monotonic()
+    going, since = _resumed(trainings, checkpoints), time.monotonic()
     due = since + loop.CHECKPOINT_SECONDS
     if any(program.training.outcome.func is not outcome for program in going):
         torch.compiler.reset()  # it keeps few forms at a time, and those of other arms are not needed any more
@@ -140,6 +137,14 @@ def run_together(
                 write_checkpoint(program.training, checkpoints[program.training.spec])
             due = time.monotonic() + loop.CHECKPOINT_SECONDS
         progress()
+
+# %% ../nbs/lib/35_graphs.ipynb #59dcdb9d
+def _resumed(trainings: list[Training], checkpoints: dict[Spec, Path] | None) -> list[Program]:
+    "Programs of the trainings that have steps to take, from their checkpoints on where there are some."
+    if checkpoints:
+        for training in trainings:
+            read_checkpoint(training, checkpoints[training.spec])
+    return [Program(training) for training in trainings if not training.over]
 
 
 def in_turn(programs: list[Program], act) -> None:

@@ -36,6 +36,22 @@ def with_weights(
     """
     from safetensors.torch import load_file
 
+    row = _row(model, data, seed)
+    tensors = load_file(data_folder() / "weights" / f"{model}-{data}.safetensors")
+    weights = {name.partition("/")[2]: value.float() for name, value in tensors.items() if name.startswith(f"{seed}/")}
+    shapes = lambda state: {name: value.shape for name, value in state.items()}
+    if options or shapes(weights) != shapes(net.state_dict()):
+        raise InputError(
+            f"the weights of {model} on {data} are for one channel, 28 pixels a side, 10 classes and no options: "
+            "leave these as they are"
+        )
+    net.load_state_dict(weights)
+    net.mean_std = tuple(torch.tensor([row[name]]) for name in ("mean", "std"))
+    return net.eval()
+
+# %% ../nbs/lib/17_pretrained.ipynb #9c23180b
+def _row(model: str, data: str, seed: int) -> dict:
+    "The row of one net; raises `InputError`, with what there is, where there is none."
     whole_number("pretrained_seed", seed, least=0)
     of_model = [row for row in shipped() if row["model"] == model]
     rows = {row["seed"]: row for row in of_model if row["data"] == data}
@@ -47,14 +63,4 @@ def with_weights(
     if seed not in rows:
         known = f"seeds {min(rows)} to {max(rows)}"
         raise InputError(f"there are trained weights of {model} on {data} for {known}, got {seed}")
-    tensors = load_file(data_folder() / "weights" / f"{model}-{data}.safetensors")
-    weights = {name.partition("/")[2]: value.float() for name, value in tensors.items() if name.startswith(f"{seed}/")}
-    shapes = lambda state: {name: value.shape for name, value in state.items()}
-    if options or shapes(weights) != shapes(net.state_dict()):
-        raise InputError(
-            f"the weights of {model} on {data} are for one channel, 28 pixels a side, 10 classes and no options: "
-            "leave these as they are"
-        )
-    net.load_state_dict(weights)
-    net.mean_std = tuple(torch.tensor([rows[seed][name]]) for name in ("mean", "std"))
-    return net.eval()
+    return rows[seed]
