@@ -38,53 +38,17 @@ def _trace(model: nn.Module, kind: type) -> fx.Graph:
         raise InputError(f"{type(model).__name__} cannot be traced ({reason}): build it with units instead") from error
 
 # %% ../nbs/lib/13_activations.ipynb #672589d7
-KEEP_CHANNELS = {
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "gelu",
-    "silu",
-    "mish",
-    "hardswish",
-    "sigmoid",
-    "tanh",
-    "softplus",
-    "dropout",
-    "max_pool2d",
-    "avg_pool2d",
-    "adaptive_avg_pool2d",
-    "add",
-    "iadd",
-    "mul",
-    "imul",
-    "sub",
-    "contiguous",
-}
+KEEP_CHANNELS = set(
+    "relu relu6 leaky_relu elu selu gelu silu mish hardswish sigmoid tanh softplus dropout "
+    "max_pool2d avg_pool2d adaptive_avg_pool2d add iadd mul imul sub contiguous".split()
+)
 KEEPING_MODULES = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.ELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Sigmoid,
-    nn.Tanh,
-    nn.Softplus,
-    nn.Identity,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    Gated,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
+    *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Gated),
 )
 WEIGHTED = {"batch_norm", "group_norm", "conv2d"}  # functions that are given a number, or a kernel, a channel
+_FIXING = ("out_channels", "num_features", "out_features", "num_channels")  # a layer's own word for its channels
 
 
 def _name(node: fx.Node) -> str:
@@ -94,79 +58,46 @@ def _name(node: fx.Node) -> str:
 
 def _given(node: fx.Node, modules: dict[str, nn.Module]) -> list[int]:
     "The lengths of a net's weights and statistics that a function is given."
-    parts = [
-        part.target.rpartition(".")
-        for part in node.all_input_nodes[1:]
-        if part.op == "get_attr" and _name(node) in WEIGHTED
-    ]
+    if _name(node) not in WEIGHTED:
+        return []
+    parts = [part.target.rpartition(".") for part in node.all_input_nodes[1:] if part.op == "get_attr"]
     return [len(getattr(modules[owner], name)) for owner, _, name in parts]
 
-
+# %% ../nbs/lib/13_activations.ipynb #7a38c09e
 def _channels(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int | None:
     "How many channels leave a step of the trace, or None where that cannot be told."
     if node not in known:
         known[node] = None
         module = modules.get(node.target) if node.op == "call_module" else None
-        fixed = [
-            getattr(module, name)
-            for name in ("out_channels", "num_features", "out_features", "num_channels")
-            if hasattr(module, name)
-        ]
-        if fixed := fixed or _given(node, modules):
+        fixed = [getattr(module, name) for name in _FIXING if hasattr(module, name)] or _given(node, modules)
+        if fixed:
             known[node] = fixed[0]
         elif node.target is torch.cat:
-            given = dict(zip(("tensors", "dim"), node.args)) | node.kwargs
-            counts = [_channels(part, modules, known) for part in given["tensors"]]
-            known[node] = sum(counts) if given.get("dim") in (1, -3) and None not in counts else None
+            known[node] = _added_up(node, modules, known)
         elif isinstance(module, KEEPING_MODULES) or (module is None and _name(node) in KEEP_CHANNELS):
-            counts = {_channels(parent, modules, known) for parent in node.all_input_nodes} - {None}
-            counts -= {1} if len(counts) > 1 else set()  # one channel, spread over the others
-            known[node] = counts.pop() if len(counts) == 1 else None
+            known[node] = _handed_on(node, modules, known)
     return known[node]
 
+
+def _added_up(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int | None:
+    "How many channels a concatenation has; None along another axis, or where one part's are not known."
+    given = dict(zip(("tensors", "dim"), node.args)) | node.kwargs
+    counts = [_channels(part, modules, known) for part in given["tensors"]]
+    return sum(counts) if given.get("dim") in (1, -3) and None not in counts else None
+
+
+def _handed_on(node: fx.Node, modules: dict[str, nn.Module], known: dict) -> int | None:
+    "How many channels a step that keeps their number is given; None where its inputs differ in that."
+    counts = {_channels(parent, modules, known) for parent in node.all_input_nodes} - {None}
+    counts -= {1} if len(counts) > 1 else set()  # one channel, spread over the others
+    return counts.pop() if len(counts) == 1 else None
+
 # %% ../nbs/lib/13_activations.ipynb #9e3841f2
-VIEWS = {
-    "view",
-    "view_as",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "permute",
-    "transpose",
-    "movedim",
-    "squeeze",
-    "unsqueeze",
-    "expand",
-    "expand_as",
-    "contiguous",
-    "detach",
-    "getitem",
-    "chunk",
-    "split",
-    "tensor_split",
-    "unbind",
-    "narrow",
-    "select",
-    "diagonal",
-    "unfold",
-    "swapaxes",
-    "swapdims",
-    "moveaxis",
-    "t",
-    "ravel",
-    "broadcast_to",
-    "as_strided",
-    "to",
-    "type",
-    "type_as",
-    "float",
-    "double",
-    "half",
-    "bfloat16",
-    "cpu",
-    "cuda",
-    "dropout",
-}
+VIEWS = set(
+    "view view_as reshape flatten unflatten permute transpose movedim squeeze unsqueeze expand expand_as contiguous "
+    "detach getitem chunk split tensor_split unbind narrow select diagonal unfold swapaxes swapdims moveaxis t ravel "
+    "broadcast_to as_strided to type type_as float double half bfloat16 cpu cuda dropout".split()
+)
 VIEWING_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout2d)
 
 
@@ -174,24 +105,28 @@ def _writes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     "Whether a step writes over what it is given."
     if node.op == "call_module":
         return bool(getattr(modules[node.target], "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
     name = getattr(node.target, "__name__", str(node.target))
     marked = name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")
-    return node.op in ("call_function", "call_method") and (
-        marked or node.kwargs.get("inplace") is True or (len(node.args) > 1 and node.args[1] is True)
-    )
+    asked = node.kwargs.get("inplace") is True or (len(node.args) > 1 and node.args[1] is True)
+    return marked or asked
 
 
-def _one_memory(node: fx.Node, before: list[fx.Node], sharing: set[fx.Node]) -> set[fx.Node]:
-    "The steps among those `before` whose result lies in the memory of one of them; `sharing` give what they are given, or a view of it."
+def _one_memory(
+    node: fx.Node,
+    before: list[fx.Node],  # the steps to look among
+    sharing: set[fx.Node],  # those that give what they are given, or a view of it
+) -> set[fx.Node]:
+    "The steps whose result lies in the memory of one step's result."
     found, left = set(), [node]
+    shared = [step for step in before if step in sharing]
     while left:
         step = left.pop()
         if step not in found:
             found.add(step)
             left += step.all_input_nodes[:1] if step in sharing else []
-            left += [
-                user for user in step.users if user in sharing and user in before and user.all_input_nodes[0] is step
-            ]
+            left += [user for user in step.users if user in shared and user.all_input_nodes[0] is step]
     return found
 
 # %% ../nbs/lib/13_activations.ipynb #76fa8b63
@@ -199,17 +134,19 @@ def _led_on(graph: fx.Graph, calls: list[fx.Node], modules: dict[str, nn.Module]
     "Lead what is used after an activation wrote over it to the activation's result; whether there was any."
     steps, led = list(graph.nodes), False
     writing = {step for step in steps if _writes(step, modules)}
-    sharing = writing | {
-        step for step in steps if _name(step) in VIEWS or isinstance(modules.get(step.target), VIEWING_MODULES)
-    }
+    viewing = lambda step: _name(step) in VIEWS or isinstance(modules.get(step.target), VIEWING_MODULES)
+    sharing = writing | {step for step in steps if viewing(step)}
     for call in calls:
         sharing.discard(call)
+        if call not in writing:
+            continue
         given, before = call.all_input_nodes[0], steps[: steps.index(call)]
-        for step in _one_memory(given, before, sharing) if call in writing else ():
+        for step in _one_memory(given, before, sharing):
             later = [user for user in step.users if user not in before and user is not call]
             if later and step is not given:
                 raise InputError(
-                    f"{call.name} works in place, and {later[0].name} goes on with what it wrote over: give the activation inplace=False"
+                    f"{call.name} works in place, and {later[0].name} goes on with what it wrote over: "
+                    "give the activation inplace=False"
                 )
             for user in later:
                 user.replace_input_with(given, call)
@@ -223,13 +160,7 @@ def replace_activations(
     make: Callable[[int], nn.Module],  # channels → the unit, for example lambda c: unit("atac", c)
 ) -> nn.Module:  # the same net with the same names of weights, a unit for each call of `kind`
     "A copy of a net in which a fresh unit stands for every call of an activation; `InputError` if it cannot be made."
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise InputError(f"the activation to replace is given as a class of modules, for example nn.ReLU, got {kind!r}")
-    if not callable(make) or isinstance(make, nn.Module):
-        given = type(make).__name__ if isinstance(make, nn.Module) else repr(make)
-        raise InputError(
-            f"a function of the channels makes what takes its place, for example lambda channels: unit('atac', channels), got {given}"
-        )
+    _check(kind, make)
     model = _copied(model)
     graph, modules = _trace(model, kind), dict(model.named_modules())
     calls = [node for node in graph.nodes if _is_call(node, modules, kind)]
@@ -237,9 +168,8 @@ def replace_activations(
         kinds = sorted({type(m).__name__ for m in modules.values() if not list(m.children())})
         raise InputError(f"{type(model).__name__} calls no {kind.__name__}; its modules are {', '.join(kinds)}")
     names = _names(calls, modules)
-    in_place = not _led_on(graph, calls, modules) and all(
-        node.target == name and node.args for node, name in zip(calls, names)
-    )
+    led = _led_on(graph, calls, modules)
+    in_place = not led and all(node.target == name and node.args for node, name in zip(calls, names))
     _no_hooks(_forgotten(graph, calls, modules, in_place))
     if not in_place:
         _one_way(model, kind)
@@ -247,6 +177,18 @@ def replace_activations(
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, _made(node, modules, make))
     return model if in_place else _as_traced(model, graph, calls, names)
+
+# %% ../nbs/lib/13_activations.ipynb #1bbeaeaa
+def _check(kind: type, make: Callable[[int], nn.Module]) -> None:
+    "Raise `InputError` for what is no kind of modules, or makes no unit."
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise InputError(f"the activation to replace is given as a class of modules, for example nn.ReLU, got {kind!r}")
+    if not callable(make) or isinstance(make, nn.Module):
+        given = type(make).__name__ if isinstance(make, nn.Module) else repr(make)
+        raise InputError(
+            "a function of the channels makes what takes its place, "
+            f"for example lambda channels: unit('atac', channels), got {given}"
+        )
 
 # %% ../nbs/lib/13_activations.ipynb #124281c4
 def _copied(model: nn.Module) -> nn.Module:
@@ -256,14 +198,18 @@ def _copied(model: nn.Module) -> nn.Module:
     except RuntimeError as error:
         reason = str(error).partition(".")[0]
         raise InputError(
-            f"{type(model).__name__} cannot be copied ({reason}): let it keep no tensors of a forward pass, nor weights that are computed in one"
+            f"{type(model).__name__} cannot be copied ({reason}): "
+            "let it keep no tensors of a forward pass, nor weights that are computed in one"
         ) from error
 
 
 def _forgotten(
-    graph: fx.Graph, calls: list[fx.Node], modules: dict[str, nn.Module], in_place: bool
+    graph: fx.Graph,
+    calls: list[fx.Node],  # in whose place others come
+    modules: dict[str, nn.Module],
+    in_place: bool,  # False: the trace takes the net's place, and what it does not call is forgotten too
 ) -> dict[str, nn.Module]:
-    "The modules that will not be called any more: those in whose place others come, and where the trace takes the net's place, all that it does not call."
+    "The modules that will not be called any more."
     replaced = [node.target for node in calls]
     kept = {node.target for node in graph.nodes if node.op == "call_module"}
     within = lambda name: any(f"{name}.".startswith(f"{module}.") for module in kept)
@@ -308,25 +254,29 @@ def _made(node: fx.Node, modules: dict[str, nn.Module], make: Callable[[int], nn
     like = next((value for value in modules[""].parameters() if value.is_floating_point()), torch.zeros(1))
     made = made.to(like).train(modules.get(node.target, modules[""]).training)
     if _after_linear(node, modules):
-        try:
-            with evaluation(made), torch.no_grad():
-                made(like.new_zeros(1, channels))
-        except (InputError, RuntimeError, IndexError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"make({channels}) gives no unit for vectors [N, {channels}], which {node.name} sees behind a linear layer ({reason}): let it give another one there"
-            ) from error
+        _takes_vectors(made, like.new_zeros(1, channels), node.name)
     return made
 
 
 def _after_linear(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     "Whether the layer that fixes the channels of a step is a linear one."
-    while node.all_input_nodes and not any(
-        hasattr(modules.get(node.target), name)
-        for name in ("out_channels", "num_features", "num_channels", "out_features")
-    ):
+    fixes = lambda step: any(hasattr(modules.get(step.target), name) for name in _FIXING)
+    while node.all_input_nodes and not fixes(node):
         node = node.all_input_nodes[0]
     return hasattr(modules.get(node.target), "out_features")
+
+
+def _takes_vectors(made: nn.Module, vector: torch.Tensor, call: str) -> None:
+    "Raise `InputError` for a unit that takes no vectors [1, channels]; `call` is the name of the step that it is for."
+    try:
+        with evaluation(made), torch.no_grad():
+            made(vector)
+    except (InputError, RuntimeError, IndexError, ValueError) as error:
+        channels, reason = vector.shape[1], str(error).splitlines()[0]
+        raise InputError(
+            f"make({channels}) gives no unit for vectors [N, {channels}], which {call} sees behind a linear layer "
+            f"({reason}): let it give another one there"
+        ) from error
 
 # %% ../nbs/lib/13_activations.ipynb #11be2ee2
 def _one_way(model: nn.Module, kind: type) -> None:
@@ -348,7 +298,8 @@ def _as_traced(model: nn.Module, graph: fx.Graph, calls: list[fx.Node], names: l
         there = dict(traced.named_modules(remove_duplicate=False)).get(name)
         if there is None:
             traced.add_submodule(name, module)
-        for kept in ("_parameters", "_buffers", "_non_persistent_buffers_set") if there is not None else ():
+            continue
+        for kept in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
             vars(there)[kept] = vars(module)[kept] | vars(there)[kept]
     for name, module in traced.named_modules():
         module.training = model.get_submodule(name).training

@@ -23,9 +23,8 @@ def _array(scores) -> np.ndarray:
         scores = scores.float() if scores.dtype == torch.bfloat16 else scores
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.dtype.kind not in "biuf":
-        raise InputError(
-            f"scores must be real numbers of shape [N, C], samples and channels, got {scores.dtype} {list(scores.shape)}"
-        )
+        given = f"{scores.dtype} {list(scores.shape)}"
+        raise InputError(f"scores must be real numbers of shape [N, C], samples and channels, got {given}")
     return scores
 
 
@@ -70,8 +69,9 @@ def _tau(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # [N, C], [N, C] without 
     for lag in range(1, channels):
         discordant += np.add.reduce((later[:-lag] > later[lag:]).view(np.uint8), axis=0, dtype=small)
     untied_a, untied_b, untied = (ranks.sum(1, dtype=np.int64) for ranks in (a, b, _smaller(both)))
+    surplus = untied_a + untied_b - untied - 2 * discordant  # concordant pairs beyond the discordant ones
     with np.errstate(invalid="ignore"):  # no pair to compare: nan
-        return np.clip((untied_a + untied_b - untied - 2 * discordant) / np.sqrt(untied_a) / np.sqrt(untied_b), -1, 1)
+        return np.clip(surplus / np.sqrt(untied_a) / np.sqrt(untied_b), -1, 1)
 
 # %% ../nbs/lib/26_agreement.ipynb #6d942d94
 CHUNK = 2**17  # scores at a time
@@ -155,9 +155,8 @@ def _means(statistic, a: np.ndarray, b: np.ndarray, groups: int) -> np.ndarray: 
     "The mean score over the samples of each group; a and b hold one group after the other."
     values = np.asarray(statistic(a, b), dtype=np.float64)
     if values.shape != (len(a),):
-        raise InputError(
-            f"a statistic must give one number a sample, [{len(a)}], got {list(values.shape)}; try kendall_tau or cosine"
-        )
+        given = f"[{len(a)}], got {list(values.shape)}"
+        raise InputError(f"a statistic must give one number a sample, {given}; try kendall_tau or cosine")
     values = values.reshape(groups, len(a) // groups)
     valid = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -171,13 +170,10 @@ def permutation_null(
     permutations: int = 999,
     seed: int = 0,  # another one for each gate, where their means are pooled
 ) -> np.ndarray:  # [permutations]
-    "The mean score over samples when one permutation of the channels is shared by all of them; one value a permutation."
+    "The mean score over samples when one permutation of the channels is shared by all; one value a permutation."
     a, b = _arrays(a, b)
-    chance, left, means = (
-        np.random.default_rng(whole_number("seed", seed, 0)),
-        whole_number("permutations", permutations),
-        [],
-    )
+    chance = np.random.default_rng(whole_number("seed", seed, 0))
+    left, means = whole_number("permutations", permutations), []
     while left:
         count = min(left, max(1, CHUNK // max(1, a.size)))  # so many permutations at a time
         orders = np.array([chance.permutation(a.shape[1]) for _ in range(count)], dtype=int)
@@ -195,7 +191,8 @@ def permutation_p(
     null = np.asarray(null)
     if np.isnan(seen) or np.isnan(null).any():
         return float("nan")
-    return float(min(1, 2 * (1 + min((null >= seen).sum(), (null <= seen).sum())) / (1 + len(null))))
+    beyond = min((null >= seen).sum(), (null <= seen).sum())
+    return float(min(1, 2 * (1 + beyond) / (1 + len(null))))
 
 # %% ../nbs/lib/26_agreement.ipynb #7c43c0aa
 def channel_means(
@@ -233,9 +230,11 @@ def agreement_matrix(
     others = scores if others is None else others
     named = [(name, _array(x)) for group in (scores, others) for name, x in group.items()]
     for name, x in named:
-        if x.shape != named[0][1].shape:
+        first, other = named[0]
+        if x.shape != other.shape:
             raise InputError(
-                f"scorings must have the same samples and channels, got {list(x.shape)} for {name!r} and {list(named[0][1].shape)} for {named[0][0]!r}"
+                f"scorings must have the same samples and channels, got {list(x.shape)} for {name!r} "
+                f"and {list(other.shape)} for {first!r}"
             )
     cells = [[mean_agreement(a, b, statistic) for b in others.values()] for a in scores.values()]
     return pd.DataFrame(cells, index=list(scores), columns=list(others), dtype=np.float64)
@@ -246,16 +245,15 @@ def gate_agreement(
     x: torch.Tensor,  # [N, C, H, W]
     permutations: int = 19,  # of the null
 ) -> dict[str, float]:  # tau, tau_null; nan where a net has no attention gate
-    "Kendall's τ between gates and importance, mean over gates and images, and what it is without relation; a gate that is the same for all channels ranks none."
+    """Kendall's τ between gates and importance, mean over gates and images, and what it is without relation.
+
+    A gate that is the same for all channels ranks none.
+    """
     said = {gate: weights for gate, weights in attention_weights(net, x).items() if weights.shape[1] > 1}
     if not said:
         return {"tau": np.nan, "tau_null": np.nan}
-    importance = channel_importance(net, x)
-    null = [
-        permutation_null(said[gate], importance[gate], permutations=permutations, seed=place).mean()
-        for place, gate in enumerate(said)
-    ]
-    return {
-        "tau": float(np.mean([kendall_tau(said[gate], importance[gate]).nanmean().item() for gate in said])),
-        "tau_null": float(np.mean(null)),
-    }
+    importance, taus, nulls = channel_importance(net, x), [], []
+    for place, (gate, weights) in enumerate(said.items()):
+        taus.append(kendall_tau(weights, importance[gate]).nanmean().item())
+        nulls.append(permutation_null(weights, importance[gate], permutations=permutations, seed=place).mean())
+    return {"tau": float(np.mean(taus)), "tau_null": float(np.mean(nulls))}

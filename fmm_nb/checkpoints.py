@@ -31,9 +31,8 @@ def write_checkpoint(training, path: Path) -> None:
     "Write the state of a training."
     tensors = {f"net/{name}": value for name, value in training.model.state_dict().items()}
     tensors |= {f"momentum/{i}": value for i, value in enumerate(training.momentum)}
-    tensors |= {
-        f"kept/{epoch}/{name}": value for epoch, weights in training.kept.items() for name, value in weights.items()
-    }
+    for epoch, weights in training.kept.items():
+        tensors |= {f"kept/{epoch}/{name}": value for name, value in weights.items()}
     numbers = {name: getattr(training, name) for name in ("epoch", "step", "history", "seconds")}
     about = json.dumps({"origin": origin(training), "numbers": numbers}).encode()
     tensors |= {"sums": training.sums, "finite": training.finite, "about": torch.tensor(list(about), dtype=torch.uint8)}
@@ -45,11 +44,12 @@ def write_checkpoint(training, path: Path) -> None:
 def read_checkpoint(training, path: Path) -> bool:
     "Put a fresh training into the state that a file holds; False, and nothing done, where there is none that fits."
     try:
-        digest, content = (data := Path(path).read_bytes())[:32], data[32:]
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         return False
     except OSError as error:
         return _useless(path, f"cannot be read ({error.strerror})")
+    digest, content = data[:32], data[32:]
     if hashlib.sha256(content).digest() != digest:
         return _useless(path, "was altered")
     tensors = safetensors.torch.load(content)

@@ -51,10 +51,9 @@ def timed(
     **options,  # of its builder
 ) -> dict[str, float]:  # seconds_a_pass, peak_bytes: nan where the system does not tell
     "How long a net takes for a batch of random images, and how much memory, in a process of its own."
+    given = (name, training, batch_size, image_size, num_classes, device, threads, repeats, options)
     with workers_pool(1) as pool:
-        return pool.submit(
-            _timed, name, training, batch_size, image_size, num_classes, device, threads, repeats, options
-        ).result()
+        return pool.submit(_timed, *given).result()
 
 # %% ../nbs/lib/30_costs.ipynb #61a45443
 def _timed(
@@ -70,21 +69,18 @@ def _timed(
 ) -> dict[str, float]:
     "As `timed`, in this process."
     torch.set_num_threads(threads)
+    # what torch loads for a first pass is no cost of the net
     small = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
-    _pass(
-        small, torch.randn(2, 3, 4, 4), torch.optim.SGD(small.parameters(), lr=1e-3)
-    )  # what torch loads for it is no cost of the net
+    _pass(small, torch.randn(2, 3, 4, 4), torch.optim.SGD(small.parameters(), lr=1e-3))
     before = _memory("VmRSS")
     model = create_model(name, 3, image_size, num_classes, **options).to(device).train(training)
-    images, optimizer = (
-        torch.randn(batch_size, 3, image_size, image_size, device=device),
-        torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) if training else None,
-    )
+    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) if training else None
     seconds = [_pass(model, images, optimizer) for _ in range(1 + repeats)][1:]
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _memory("VmHWM") - before
     return {"seconds_a_pass": sorted(seconds)[repeats // 2], "peak_bytes": peak}
 
-
+# %% ../nbs/lib/30_costs.ipynb #01739631
 def _pass(model: nn.Module, images: Tensor, optimizer: torch.optim.Optimizer | None) -> float:  # None: forward alone
     "The seconds of a pass."
     start = time.perf_counter()
@@ -111,9 +107,6 @@ def machine(device: str = "cpu") -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpus = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")]
-        if cpus.exists()
-        else []
-    )
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

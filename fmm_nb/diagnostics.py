@@ -7,6 +7,7 @@ __all__ = ['log_rms', 'kurtosis', 'in_training', 'blocks_of', 'signals', 'gradie
 
 # %% ../nbs/lib/29_diagnostics.ipynb #7403c0f4
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,7 @@ from .evaluation import as_written
 from .gates import Gated, gates_of
 
 # %% ../nbs/lib/29_diagnostics.ipynb #cf3128b6
-def log_rms(
-    values: Tensor,
-) -> float:  # −inf for zeros, nan where a value is none
+def log_rms(values: Tensor) -> float:  # −inf for zeros, nan where a value is none
     "Natural logarithm of the root mean square, also where squares leave the range of numbers."
     values = values.detach().double()
     most = values.abs().max()
@@ -31,9 +30,7 @@ def log_rms(
     return (most.log() + (values / most).square().mean().log() / 2).item()
 
 
-def kurtosis(
-    values: Tensor,
-) -> float:  # nan where nothing varies
+def kurtosis(values: Tensor) -> float:  # nan where nothing varies
     "The fourth moment about the mean over the squared variance: 3 for a normal distribution."
     values = values.detach().double()
     values = values / values.abs().max()
@@ -67,49 +64,46 @@ def signals(
     model: nn.Module,  # left as it was found
     x: Tensor,  # a batch that the net takes, [N, C, H, W]
     targets: Tensor,  # int64 [N], for the loss whose gradient is taken
-) -> (
-    pd.DataFrame
-):  # a row a block: block (from 1), name, log_x, log_f, log_y, log_gradient_x, log_gradient_y, kurtosis_y
-    "Logarithms of root mean squares in each block, as in training; raises `InputError` for a net without blocks, or classes that it has not."
+) -> pd.DataFrame:  # a row a block: block (from 1), name, log_x, log_f, log_y, log_gradient_x and _y, kurtosis_y
+    """Logarithms of root mean squares in each block, as in training.
+
+    Raises `InputError` for a net without blocks, or classes that it has not.
+    """
     blocks, noted, factors = blocks_of(model), {}, {}
     if not blocks:
         raise InputError(
             f"{type(model).__name__} has no blocks: none of its parts is a `Gated` map other than an activation"
         )
+
+    def note(name, module, inputs, output):
+        noted[name] = inputs[0], output
+
+    def note_factor(name, gate, inputs, output):
+        factors[name] = output
+
     with ExitStack() as hooks, in_training(model), torch.random.fork_rng(devices=[]), torch.enable_grad():
         for name, gated in blocks.items():
-            hooks.enter_context(
-                gated.register_forward_hook(
-                    lambda gated, inputs, output, name=name: noted.__setitem__(name, (inputs[0], output))
-                )
-            )
-            hooks.enter_context(
-                gated.gate.register_forward_hook(
-                    lambda gate, inputs, output, name=name: factors.__setitem__(name, output)
-                )
-            )
+            hooks.enter_context(gated.register_forward_hook(partial(note, name)))
+            hooks.enter_context(gated.gate.register_forward_hook(partial(note_factor, name)))
         logits = model(x.detach().clone().requires_grad_())
         loss = F.cross_entropy(logits, class_of(targets, logits))
         gradients = torch.autograd.grad(loss, [part for pair in noted.values() for part in pair], allow_unused=True)
     back = dict(zip(noted, zip(gradients[::2], gradients[1::2])))
     factor = lambda name: factors.get(name, blocks[name].held)  # a gate that is held at a value was not asked
-    return pd.DataFrame(
-        [_row(place, name, noted[name], factor(name), back[name]) for place, name in enumerate(noted, 1)]
-    )
+    rows = [_row(place, name, noted[name], factor(name), back[name]) for place, name in enumerate(noted, 1)]
+    return pd.DataFrame(rows)
 
-
+# %% ../nbs/lib/29_diagnostics.ipynb #994677d3
 def _row(place: int, name: str, pair: tuple, factor: Tensor, gradients: tuple) -> dict:
     "The numbers of one block."
-    row = {"block": place, "name": name, "log_x": log_rms(pair[0]), "log_f": log_rms(factor), "log_y": log_rms(pair[1])}
-    return (
-        row
-        | {f"log_gradient_{which}": log_rms(value) for which, value in zip("xy", gradients)}
-        | {"kurtosis_y": kurtosis(pair[1])}
-    )
+    x, y = pair
+    row = {"block": place, "name": name, "log_x": log_rms(x), "log_f": log_rms(factor), "log_y": log_rms(y)}
+    row |= {f"log_gradient_{which}": log_rms(value) for which, value in zip("xy", gradients)}
+    return row | {"kurtosis_y": kurtosis(y)}
 
 # %% ../nbs/lib/29_diagnostics.ipynb #792d444e
 def gradient_growth(
     found: pd.DataFrame,  # of `signals`
 ) -> float:  # a natural logarithm
-    "The logarithm of the loss gradient's root mean square at the input of the first block over that at the output of the last."
+    "How many times as large the loss gradient is at the first block's input as at the last's output, as a logarithm."
     return found.log_gradient_x.iloc[0] - found.log_gradient_y.iloc[-1]

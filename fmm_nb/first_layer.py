@@ -27,25 +27,15 @@ def _windows(x, image, row, column, TAPS: tl.constexpr, PADDED: tl.constexpr, SI
     tap = tl.arange(0, PADDED)
     down, right = row[:, None] + (tap % 9 // 3)[None] - 1, column[:, None] + (tap % 3)[None] - 1
     inside = (down >= 0) & (down < SIDE) & (right >= 0) & (right < SIDE) & (tap < TAPS)[None]
-    return tl.load(
-        x + image * (TAPS // 9 * SIDE * SIDE) + (tap // 9)[None] * (SIDE * SIDE) + down * SIDE + right, inside, 0.0
-    )
+    pixel = x + image * (TAPS // 9 * SIDE * SIDE) + (tap // 9)[None] * (SIDE * SIDE) + down * SIDE + right
+    return tl.load(pixel, inside, 0.0)
 
 
 @triton.jit
 def _maps(
-    x,
-    image,
-    place,
-    w,
-    b,
-    DOWN: tl.constexpr,
-    RIGHT: tl.constexpr,
-    TAPS: tl.constexpr,
-    PADDED: tl.constexpr,
-    SIDE: tl.constexpr,
-    RELU: tl.constexpr,
-):
+    x, image, place, w, b, DOWN: tl.constexpr, RIGHT: tl.constexpr,
+    TAPS: tl.constexpr, PADDED: tl.constexpr, SIDE: tl.constexpr, RELU: tl.constexpr,
+):  # fmt: skip
     "Windows, and the maps there [places, channels], at one of the four places of each pool."
     half: tl.constexpr = SIDE // 2
     seen = _windows(x, image, place // half * 2 + DOWN, place % half * 2 + RIGHT, TAPS, PADDED, SIDE).to(w.dtype)
@@ -64,19 +54,10 @@ def _weights(weight, bias, channels, pooled, TAPS: tl.constexpr, PADDED: tl.cons
 #| eval: false
 @triton.jit
 def _forward(
-    x,
-    weight,
-    bias,
-    pooled,
-    means,
-    channels,
-    TAPS: tl.constexpr,
-    PADDED: tl.constexpr,
-    WIDE: tl.constexpr,
-    SIDE: tl.constexpr,
-    RELU: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, weight, bias, pooled, means, channels,
+    TAPS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     image, channel = tl.program_id(0), tl.arange(0, WIDE)
     w, b = _weights(weight, bias, channels, pooled, TAPS, PADDED, WIDE)
     pools: tl.constexpr = (SIDE // 2) * (SIDE // 2)
@@ -89,11 +70,8 @@ def _forward(
         _, y3 = _maps(x, image, place, w, b, 1, 1, TAPS, PADDED, SIDE, RELU)
         known = (place < pools)[:, None] & (channel < channels)[None]
         total += tl.sum(tl.where(known, y0 + y1 + y2 + y3, 0.0), 0)
-        tl.store(
-            pooled + (image * pools + place[:, None]) * channels + channel[None],
-            tl.maximum(tl.maximum(y0, y1), tl.maximum(y2, y3)),
-            known,
-        )
+        here = pooled + (image * pools + place[:, None]) * channels + channel[None]
+        tl.store(here, tl.maximum(tl.maximum(y0, y1), tl.maximum(y2, y3)), known)
     tl.store(means + image * channels + channel, total / (4 * pools), channel < channels)
 
 # %% ../nbs/lib/34_first_layer.ipynb #eb42bb14
@@ -105,25 +83,14 @@ def _flows(y, most, taken, known, pooled, mean, RELU: tl.constexpr):
     gradient = tl.where(known & ((y > 0) if RELU else True), tl.where(largest, pooled, 0.0) + mean[None], 0.0)
     return gradient, taken | largest.to(tl.int32)
 
-
+# %% ../nbs/lib/34_first_layer.ipynb #94a8c747
+#| eval: false
 @triton.jit
 def _backward(
-    x,
-    weight,
-    bias,
-    pooled,
-    means,
-    dweight,
-    dbias,
-    images,
-    channels,
-    TAPS: tl.constexpr,
-    PADDED: tl.constexpr,
-    WIDE: tl.constexpr,
-    SIDE: tl.constexpr,
-    RELU: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, weight, bias, pooled, means, dweight, dbias, images, channels,
+    TAPS: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    SIDE: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     program, channel, tap = tl.program_id(0), tl.arange(0, WIDE), tl.arange(0, PADDED)
     w, b = _weights(weight, bias, channels, pooled, TAPS, PADDED, WIDE)
     pools: tl.constexpr = (SIDE // 2) * (SIDE // 2)
@@ -133,9 +100,8 @@ def _backward(
         for start in range(0, pools, BLOCK):
             place = start + tl.arange(0, BLOCK)
             known = (place < pools)[:, None] & (channel < channels)[None]
-            pool = tl.load(pooled + (image * pools + place[:, None]) * channels + channel[None], known, 0.0).to(
-                tl.float32
-            )
+            here = pooled + (image * pools + place[:, None]) * channels + channel[None]
+            pool = tl.load(here, known, 0.0).to(tl.float32)
             s0, y0 = _maps(x, image, place, w, b, 0, 0, TAPS, PADDED, SIDE, RELU)
             s1, y1 = _maps(x, image, place, w, b, 0, 1, TAPS, PADDED, SIDE, RELU)
             s2, y2 = _maps(x, image, place, w, b, 1, 0, TAPS, PADDED, SIDE, RELU)
@@ -150,11 +116,8 @@ def _backward(
             dw = tl.dot(tl.trans(s1), g1.to(w.dtype), dw, input_precision="ieee")
             dw = tl.dot(tl.trans(s2), g2.to(w.dtype), dw, input_precision="ieee")
             dw = tl.dot(tl.trans(s3), g3.to(w.dtype), dw, input_precision="ieee")
-    tl.store(
-        dweight + (program * channels + channel[None]) * TAPS + tap[:, None],
-        dw,
-        (tap < TAPS)[:, None] & (channel < channels)[None],
-    )
+    inside = (tap < TAPS)[:, None] & (channel < channels)[None]
+    tl.store(dweight + (program * channels + channel[None]) * TAPS + tap[:, None], dw, inside)
     tl.store(dbias + program * channels + channel, db, channel < channels)
 
 # %% ../nbs/lib/34_first_layer.ipynb #324a1845
@@ -163,7 +126,10 @@ PROGRAMS = 264  # of the backward pass, two for each of an H200's 132 processors
 
 
 def tiles(taps: int, channels: int) -> dict:
-    "Sizes of the matrices: powers of two from 16, and so many pools at a time that a thread's numbers stay in its registers (by what the compiler says)."
+    """Sizes of the matrices, powers of two from 16, and how many pools there are at a time.
+
+    They are so many that, by what the compiler says, a thread's numbers stay in its registers.
+    """
     padded, wide = (max(16, triton.next_power_of_2(size)) for size in (taps, channels))
     return {"TAPS": taps, "PADDED": padded, "WIDE": wide, "BLOCK": 64 if padded * wide <= 512 else 32}
 
@@ -176,18 +142,19 @@ def _sizes(x: Tensor, weight: Tensor, relu: bool) -> dict:
 def _empty(x: Tensor, weight: Tensor, half: bool) -> tuple[Tensor, Tensor]:
     "Memory for pooled maps and means."
     side, dtype = x.shape[-1] // 2, torch.bfloat16 if half else torch.float32
-    pooled = torch.empty(
-        (len(x), len(weight), side, side), dtype=dtype, device=x.device, memory_format=torch.channels_last
-    )
+    shape = (len(x), len(weight), side, side)
+    pooled = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     return pooled, torch.empty((len(x), len(weight)), dtype=torch.float32, device=x.device)
 
 # %% ../nbs/lib/34_first_layer.ipynb #63438ce5
 #| eval: false
 @torch.library.custom_op("fmm_nb::first_layer", mutates_args=())
 def first_layer(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, half: bool) -> tuple[Tensor, Tensor]:
-    """x [N, C, H, H] float32, H even → the 2×2 max-pool [N, O, H/2, H/2] of its 3×3 convolution (padded by one), and the means [N, O] before pooling.
+    """The 2×2 max-pool [N, O, H/2, H/2] of a 3×3 convolution (padded by one), and the means [N, O] before pooling.
 
-    With `relu` both are of the activated map; with `half` it is computed in bfloat16, else in float32. `x` gets no gradient."""
+    `x` is [N, C, H, H] float32, H even, and gets no gradient. With `relu` both are of the activated map;
+    with `half` it is computed in bfloat16, else in float32.
+    """
     pooled, means = _empty(x, weight, half)
     _forward[(len(x),)](x.contiguous(), weight.contiguous(), bias, pooled, means, **_sizes(x, weight, relu))
     return pooled, means
@@ -203,16 +170,14 @@ def _(x, weight, bias, relu, half):
 def first_layer_backward(
     x: Tensor, weight: Tensor, bias: Tensor, pooled: Tensor, means: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor]:
-    "The gradients of weights and biases from those of the pooled maps, in whose precision it is computed, and of the means."
+    """The gradients of weights and biases from those of the pooled maps and of the means.
+
+    It is computed in the precision of the pooled maps' gradients.
+    """
     programs = min(PROGRAMS, len(x))
     dweight, dbias = (p.new_empty((programs, *p.shape)) for p in (weight, bias))
-    inputs = (
-        x.contiguous(),
-        weight.contiguous(),
-        bias,
-        pooled.contiguous(memory_format=torch.channels_last),
-        means.contiguous(),
-    )
+    flow = pooled.contiguous(memory_format=torch.channels_last), means.contiguous()
+    inputs = (x.contiguous(), weight.contiguous(), bias, *flow)
     _backward[(programs,)](*inputs, dweight, dbias, len(x), **_sizes(x, weight, relu))
     return dweight.sum(0), dbias.sum(0)
 
@@ -236,6 +201,16 @@ first_layer.register_autograd(_gradients, setup_context=_keep)
 
 # %% ../nbs/lib/34_first_layer.ipynb #37561454
 #| eval: false
+def _case(images: tuple[int, int, int, int], channels: int, device: str) -> tuple:
+    "Random images, weights and biases, and a pair of random gradients, of pooled maps and of means."
+    chance = torch.Generator(device).manual_seed(0)
+    random = lambda *size: torch.randn(size, generator=chance, device=device)
+    x = random(*images)
+    weight = random(channels, images[1], 3, 3).to(memory_format=torch.channels_last) / 5
+    bias = random(channels) / 5
+    return x, weight, bias, (random(images[0], channels, images[2] // 2, images[3] // 2), random(images[0], channels))
+
+
 def distances(
     images: tuple[int, int, int, int],  # N, C, H, W
     channels: int,  # O
@@ -243,23 +218,14 @@ def distances(
     half: bool,
     device: str = "cuda",
 ) -> tuple[Tensor, Tensor]:  # each [4]: of the operation, of the library's
-    "How far pooled maps, means, and the gradients of weights and biases are from those in float64, relative to these, for random images and weights."
-    chance = torch.Generator(device).manual_seed(0)
-    random = lambda *size: torch.randn(size, generator=chance, device=device)
-    x, weight, bias = (
-        random(*images),
-        random(channels, images[1], 3, 3).to(memory_format=torch.channels_last) / 5,
-        random(channels) / 5,
-    )
-    flow = random(images[0], channels, images[2] // 2, images[3] // 2), random(images[0], channels)
+    "How far results are from those in float64, relatively: pooled maps, means, gradients of weights and of biases."
+    x, weight, bias, flow = _case(images, channels, device)
 
     def found(ends, dtype: torch.dtype) -> list[Tensor]:
         parameters = [p.to(dtype).requires_grad_() for p in (weight, bias)]
         values = ends(x.to(dtype), *parameters)
-        return [
-            *values,
-            *torch.autograd.grad(values, parameters, [one.to(value.dtype) for one, value in zip(flow, values)]),
-        ]
+        flows = [one.to(value.dtype) for one, value in zip(flow, values)]
+        return [*values, *torch.autograd.grad(values, parameters, flows)]
 
     def library(x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
         y = F.conv2d(x, weight, bias, padding=1)
@@ -268,15 +234,17 @@ def distances(
 
     ours = found(lambda *inputs: first_layer(*inputs, relu, half), torch.float32)
     theirs, exact = found(library, torch.bfloat16 if half else torch.float32), found(library, torch.float64)
-    return tuple(
-        torch.stack([(one.double() - other).norm() / other.norm() for one, other in zip(values, exact)])
-        for values in (ours, theirs)
-    )
+    apart = lambda values: [(one.double() - other).norm() / other.norm() for one, other in zip(values, exact)]
+    return torch.stack(apart(ours)), torch.stack(apart(theirs))
 
-
+# %% ../nbs/lib/34_first_layer.ipynb #ddef7145
+#| eval: false
 @cache
 def right(*case) -> bool:
-    "Whether the operation can be started on the GPU, and is about as near to float64 as the library's; cases are those of `distances`."
+    """Whether the operation can be started on the GPU, and is about as near to float64 as the library's.
+
+    Cases are those of `distances`.
+    """
     try:
         ours, theirs = distances(*case)
     except (triton.OutOfResources, triton.CompilationError, RuntimeError):
@@ -293,26 +261,26 @@ def quicken(
     size: int,  # H, pixels a side of its images
     half: bool,  # whether the net computes in bfloat16
 ) -> None:
-    "Let the quick form of a block pool by `first_layer`, where that is right; nothing happens to a block that is not as its page says."
-    conv, plain = (
-        block.conv,
-        isinstance(block.norm, torch.nn.Identity) and isinstance(getattr(block.activation, "gate", None), ReLUGate),
-    )
-    if not (
-        plain and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.bias is not None and size % 2 == 0
-    ):
+    """Let the quick form of a block pool by `first_layer`, where that is right.
+
+    Nothing happens to a block that is not as its page says.
+    """
+    conv, relu = block.conv, isinstance(getattr(block.activation, "gate", None), ReLUGate)
+    plain = relu and isinstance(block.norm, torch.nn.Identity)
+    padded = conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.bias is not None
+    if not (plain and padded and size % 2 == 0):
         return
     if right((IMAGES, conv.in_channels, size, size), conv.out_channels, not block.gate_first, half):
         block.pooled = first_pooled
     else:
         warnings.warn(
-            "first_layer cannot be started on this GPU, or is not right there with this Triton: the library's operations are used"
+            "first_layer cannot be started on this GPU, or is not right there with this Triton: "
+            "the library's operations are used"
         )
 
 
 def first_pooled(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
     "As `models.pooled_with_means`."
-    pooled, means = first_layer(
-        x, block.conv.weight, block.conv.bias, not block.gate_first, torch.is_autocast_enabled("cuda")
-    )
+    conv, half = block.conv, torch.is_autocast_enabled("cuda")
+    pooled, means = first_layer(x, conv.weight, conv.bias, not block.gate_first, half)
     return pooled, means[:, :, None, None]

@@ -36,10 +36,8 @@ class Program:
         self.place = torch.zeros(1, dtype=torch.int64, device=device)  # the step that is due
         self.rates = torch.zeros(training.steps, dtype=torch.float32 if self.stream else torch.float64, device=device)
         training.outcome = fused(training)
-        self.upcoming = self.draw(training.epoch + 1)
-        self.drawn = {
-            name: values.to(device) for name, values in self.upcoming.items()
-        }  # each [N], of the epoch under way
+        self.upcoming = self.draw(training.epoch + 1)  # on the host
+        self.drawn = {name: values.to(device) for name, values in self.upcoming.items()}  # of the epoch under way
         if self.stream:
             self.stream.wait_stream(torch.cuda.current_stream())  # on which all this was made
 
@@ -69,11 +67,8 @@ def advance(program: Program) -> None:
     "Take the next step; the last of an epoch may be smaller, and is never replayed."
     training, size = program.training, program.size
     if (training.step + 1) * size > len(training.parts.targets):
-        step(
-            training,
-            {name: values[training.step * size :] for name, values in program.drawn.items()},
-            program.rates[-1],
-        )
+        rest = {name: values[training.step * size :] for name, values in program.drawn.items()}
+        step(training, rest, program.rates[-1])
     elif program.graph:
         program.graph.replay()
     else:
@@ -103,15 +98,11 @@ LONG = 10_000  # steps of a training from which on fusing pays
 
 def fused(training: Training) -> partial:
     "What gives a training its losses; of a long one on a GPU, with its operations fused."
-    given, steps = training.outcome, training.steps * training.spec.protocol.epochs
-    if (
-        training.device == "cpu"
-        or steps < LONG
-        or not hasattr(training.model, "quick")
-        or training.spec.protocol.jacobian_penalty
-    ):
+    given, protocol = training.outcome, training.spec.protocol
+    long = training.device != "cpu" and training.steps * protocol.epochs >= LONG
+    if not long or not hasattr(training.model, "quick") or protocol.jacobian_penalty:
         return given  # a penalty needs a second derivative
-    if isinstance(training.model, ToyNet) and training.spec.protocol.precision != "float64":
+    if isinstance(training.model, ToyNet) and protocol.precision != "float64":
         from fmm_nb.first_layer import quicken  # needs Triton, which is there where CUDA is
 
         quicken(training.model.features[0], training.parts.shape["image_size"], training.precision == "bfloat16")
@@ -121,13 +112,13 @@ def fused(training: Training) -> partial:
 def run_together(
     trainings: list[Training],
     progress=lambda: None,  # called after each epoch
-    checkpoints: dict[Spec, Path]
-    | None = None,  # files: an interrupted training goes on from its own; None: none are kept
+    checkpoints: dict[Spec, Path] | None = None,  # from which interrupted trainings go on; None: none are kept
 ) -> None:
-    "Train all to the end of their protocols, or until their loss is not finite; `seconds` of each is its share of the whole."
-    for training in trainings if checkpoints else ():
-        read_checkpoint(training, checkpoints[training.spec])
-    going, since = [Program(training) for training in trainings if not training.over], time.monotonic()
+    """Train all to the end of their protocols, or until their loss is not finite.
+
+    `seconds` of each is its share of the whole.
+    """
+    going, since = _resumed(trainings, checkpoints), time.monotonic()
     due = since + loop.CHECKPOINT_SECONDS
     if any(program.training.outcome.func is not outcome for program in going):
         torch.compiler.reset()  # it keeps few forms at a time, and those of other arms are not needed any more
@@ -146,6 +137,14 @@ def run_together(
                 write_checkpoint(program.training, checkpoints[program.training.spec])
             due = time.monotonic() + loop.CHECKPOINT_SECONDS
         progress()
+
+# %% ../nbs/lib/35_graphs.ipynb #59dcdb9d
+def _resumed(trainings: list[Training], checkpoints: dict[Spec, Path] | None) -> list[Program]:
+    "Programs of the trainings that have steps to take, from their checkpoints on where there are some."
+    if checkpoints:
+        for training in trainings:
+            read_checkpoint(training, checkpoints[training.spec])
+    return [Program(training) for training in trainings if not training.over]
 
 
 def in_turn(programs: list[Program], act) -> None:

@@ -16,11 +16,8 @@ from .sensitivity import READINGS
 from .trajectories import SAMPLING, Paths, at_images, chord_weights, curves, ellipse_weights, roughness, triples
 
 # %% ../nbs/lib/28_landscapes.ipynb #10ba8be8
-WEIGHTS = {
-    "cross_class": ellipse_weights,
-    "single_class": ellipse_weights,
-    "chord": chord_weights,
-}  # kind of a path: its form
+# kind of a path: its form
+WEIGHTS = {"cross_class": ellipse_weights, "single_class": ellipse_weights, "chord": chord_weights}
 
 
 def places(
@@ -32,9 +29,8 @@ def places(
     if kind != "chord":
         return triples(labels, count, kind)
     chance = stream(0, "chord", "pairs")
-    return torch.from_numpy(
-        np.stack([chance.choice(len(labels), 2, replace=False) for _ in range(whole_number("count", count))])
-    )
+    pairs = [chance.choice(len(labels), 2, replace=False) for _ in range(whole_number("count", count))]
+    return torch.from_numpy(np.stack(pairs))
 
 
 def _chosen(x: Tensor, y: Tensor, count: int, kind: str) -> Tensor:  # int64 [T, A]
@@ -65,17 +61,13 @@ def landscape(
     shape, name = found["centred"], "roughness_beyond_linear"
     row = {name: mean(shape["beyond_linear"]), "share_almost_linear": mean(_share(shape["beyond_linear"]))}
     row |= {f"{name}__{output}": mean(found[output]["beyond_linear"]) for output in READINGS if output != "centred"}
-    row |= {
-        "arc_over_logit_sd": mean(shape["arc"] / spread),
-        "arc_over_logit_sd__raw": mean(shape["arc"]),
-        "arc_over_logit_sd__over_range": mean(shape["arc_over_range"]),
-    }
+    row["arc_over_logit_sd"] = mean(shape["arc"] / spread)
+    row["arc_over_logit_sd__raw"] = mean(shape["arc"])
+    row["arc_over_logit_sd__over_range"] = mean(shape["arc_over_range"])
     if kind != "chord":
         row |= {f"{name}__{other}": mean(shape[other]) for other in ("high_harmonics", "spectral_centroid")}
-        row |= {
-            "slope_at_points": mean(shape["slope_at_points"]),
-            "slope_at_points__raw": mean(shape["slope_at_points"] * shape["range"]),
-        }
+        row["slope_at_points"] = mean(shape["slope_at_points"])
+        row["slope_at_points__raw"] = mean(shape["slope_at_points"] * shape["range"])
         row |= at_images(curves(net, Paths(torch.eye(3), x[chosen]), output="centred"), classes)
     return row
 

@@ -53,7 +53,7 @@ def has_bfloat16(device: str = "cpu") -> bool:
 
 
 def resolved_precision(protocol: Protocol, device: str = "cpu") -> str:
-    "The precision that training under `protocol` computes in: float32, float64, or bfloat16 (as autocast over float32 weights)."
+    "What training under `protocol` computes in: float32, float64, or bfloat16 (as autocast over float32 weights)."
     if protocol.precision == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     return protocol.precision
@@ -102,23 +102,24 @@ class Trained:
 
     spec: Spec
     history: pd.DataFrame  # a row an epoch: train_loss, train_accuracy, …; accuracies are shares
-    diverged_at: (
-        int | None
-    )  # the epoch in which the running loss or the weights left the finite range; training ends with it
+    diverged_at: int | None  # the epoch, the last, in which the running loss or the weights left the finite range
     test_correct: Tensor  # bool [N_test]
     weights: dict[int, dict[str, Tensor]]  # by epoch: the snapshots, and the last
     shape: dict[str, int]  # in_channels, image_size, num_classes
     record: dict = field(default_factory=dict)  # torch, device, precision, data, fingerprint, seconds
-    diverged_step: int | None = (
-        None  # the step (from 1, over all epochs) whose loss was the first not finite; None too in records that are older than this
-    )
+    # the step (from 1, over all epochs) whose loss was the first not finite; None too in records that are older
+    diverged_step: int | None = None
 
     def model(self, epoch: int | None = None) -> nn.Module:
-        "The net in evaluation mode, after `epoch` or at the end; raises `InputError` for an epoch whose weights were not kept."
+        """The net in evaluation mode, after `epoch` or at the end.
+
+        Raises `InputError` for an epoch whose weights were not kept.
+        """
         epoch = max(self.weights) if epoch is None else epoch
         if epoch not in self.weights:
             raise InputError(
-                f"no weights were kept at epoch {epoch}; kept are {sorted(self.weights)}: ask for it in Protocol(snapshots=…)"
+                f"no weights were kept at epoch {epoch}; kept are {sorted(self.weights)}: "
+                "ask for it in Protocol(snapshots=…)"
             )
         model = build(self.spec, self.shape)
         model.load_state_dict(self.weights[epoch])
@@ -136,9 +137,10 @@ def descend(
     "One step of stochastic gradient descent with momentum."
     fused = parameters[0].is_cuda
     alike = lambda gradient, p: gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+    moves = [alike(gradient, p) for gradient, p in zip(gradients, parameters)] if fused else list(gradients)
     sgd(
         parameters,
-        [alike(gradient, p) for gradient, p in zip(gradients, parameters)] if fused else list(gradients),
+        moves,
         momentum,
         foreach=not fused,
         fused=fused,
@@ -167,7 +169,10 @@ def jacobian_square(
     x: Tensor,  # [N, C, H, W]
     probe: Tensor,  # [N, K] of random signs
 ) -> Tensor:  # a scalar that gradients flow through
-    "An unbiased estimate of the mean squared norm of the logits' Jacobian, from one backward pass. Source: Hoffman et al. 2019, with signs."
+    """An unbiased estimate of the mean squared norm of the logits' Jacobian, from one backward pass.
+
+    Source: Hoffman et al. 2019, with signs.
+    """
     (pulled,) = torch.autograd.grad((logits * probe).sum(), x, create_graph=True)
     return pulled.square().flatten(1).sum(1).mean()
 
@@ -202,25 +207,15 @@ class Training:
         self.spec, self.parts, self.device = spec, parts, device
         self.precision = resolved_precision(spec.protocol, device)
         self.model = build(spec, parts.shape).to(device, memory_format=torch.channels_last)
-        self.outcome = partial(
-            outcome,
-            self.model,
-            spec.protocol,
-            self.precision == "bfloat16",
-            parts.pairs["train"][0],
-            parts.targets,
-            parts.mean_std,
-        )
+        seen = (parts.pairs["train"][0], parts.targets, parts.mean_std)
+        self.outcome = partial(outcome, self.model, spec.protocol, self.precision == "bfloat16", *seen)
         self.parameters = list(self.model.parameters())
         self.momentum = [torch.zeros_like(p) for p in self.parameters]
         self.steps = math.ceil(len(parts.targets) / spec.protocol.batch_size)  # of an epoch
         self.epoch, self.step = 0, 0  # epochs that are over, steps of the current one that are over
-        self.sums = torch.zeros(
-            2, dtype=torch.float64, device=device
-        )  # of the current epoch: losses, correct decisions
-        self.finite = torch.zeros(
-            1, dtype=torch.int64, device=device
-        )  # steps, of all epochs, up to which the running loss was finite
+        # losses and correct decisions of the current epoch; steps, of all, up to which the running loss was finite
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.finite = torch.zeros(1, dtype=torch.int64, device=device)
         self.history, self.kept, self.diverged_at, self.test_correct, self.seconds = [], {}, None, None, 0.0
         if self.over:  # no epoch at all
             self.history.append({"epoch": 0} | evaluated(self))
@@ -238,9 +233,8 @@ class Training:
 
     def rate(self) -> float:
         "The learning rate of the current step."
-        return learning_rate(
-            self.spec.protocol, self.epoch * self.steps + self.step, self.spec.protocol.epochs * self.steps
-        )
+        protocol = self.spec.protocol
+        return learning_rate(protocol, self.epoch * self.steps + self.step, protocol.epochs * self.steps)
 
 # %% ../nbs/lib/33_loop.ipynb #fd2b8f08
 def step(
@@ -260,8 +254,9 @@ def evaluated(training: Training) -> dict[str, float]:
     "The columns of the history that are due at this epoch; weights are kept where they are due too."
     protocol = training.spec.protocol
     if training.epoch in (protocol.epochs, training.diverged_at, *protocol.snapshots):
+        state = training.model.state_dict()
         training.kept[training.epoch] = {
-            name: value.detach().cpu().clone().contiguous() for name, value in training.model.state_dict().items()
+            name: value.detach().cpu().clone().contiguous() for name, value in state.items()
         }
         names = [name for name in training.parts.pairs if name != "train"]
     else:
@@ -276,13 +271,15 @@ def evaluated(training: Training) -> dict[str, float]:
 
 # %% ../nbs/lib/33_loop.ipynb #10306651
 def end_epoch(training: Training) -> None:
-    "Write the row of the epoch whose steps have been taken; a net whose running loss or weights are not finite has diverged."
+    """Write the row of the epoch whose steps have been taken.
+
+    A net whose running loss or weights are not finite has diverged.
+    """
     loss, accuracy = (training.sums / len(training.parts.targets)).tolist()
     training.sums.zero_()
     training.epoch, training.step = training.epoch + 1, 0
-    finite = math.isfinite(loss) and all(
-        p.isfinite().all() for p in training.parameters
-    )  # the last step alone may go astray
+    # the last step alone may go astray
+    finite = math.isfinite(loss) and all(p.isfinite().all() for p in training.parameters)
     training.diverged_at = None if finite else training.epoch
     row = {"epoch": training.epoch, "train_loss": loss, "train_accuracy": accuracy} | evaluated(training)
     training.history.append(row)
@@ -301,7 +298,7 @@ def run(
     checkpoint: Path | None = None,  # None: none is kept
     progress=lambda: None,  # called after each epoch
 ) -> None:
-    "Train to the end of the protocol, or of the epoch in which the net diverged; from the checkpoint on, if there is one."
+    "Train to the end of the protocol, or of the epoch in which the net diverged; from a checkpoint on, where one is."
     if checkpoint:
         read_checkpoint(training, checkpoint)
     before, start = training.seconds, time.monotonic()

@@ -28,6 +28,7 @@ from .specs import MODELS, family_of, list_names
 
 # %% ../nbs/lib/16_models.ipynb #9540e618
 GATES = ("none", "se", "constant", "static", "random")
+POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 def toy_gate(
@@ -52,11 +53,8 @@ def toy_gate(
     return Gated(ShuffledGate(gate, channels) if shuffled else gate, combine)
 
 # %% ../nbs/lib/16_models.ipynb #e503325f
-POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
-
-
 class Block(nn.Module):
-    "Convolution, BatchNorm where asked for, activation and gate in either order, 2×2 pooling: [N, C, H, W] → [N, C', H/2, W/2]."
+    "Convolution, BatchNorm or none, activation and gate in either order, pooling: [N, C, H, W] → [N, C', H/2, W/2]."
 
     def __init__(
         self,
@@ -86,21 +84,21 @@ class Block(nn.Module):
 
     def quick(self, x: Tensor) -> Tensor:
         "The same numbers with fewer passes over large maps: pooled first where that changes nothing."
-        held, ungated = getattr(self.gate, "held", None), isinstance(self.gate, nn.Identity)
-        by_channel = getattr(getattr(self.gate, "gate", None), "sees", "unknown") in (
-            "nothing",
-            "means",
-        ) and self.gate.combine in ("mul", "add")
-        known = ungated or by_channel
-        relu, max_pool = (
-            isinstance(getattr(self.activation, "gate", None), ReLUGate),
-            isinstance(self.pool, nn.MaxPool2d),
-        )
-        if not (known and relu and max_pool) or isinstance(held, Tensor):
+        if not _commutes(self):
             return self(x)
         x, means = self.pooled(self, x)
-        x = x if ungated else self.gate(x, seen=means)
+        x = x if isinstance(self.gate, nn.Identity) else self.gate(x, seen=means)
         return self.activation(x) if self.gate_first else x
+
+# %% ../nbs/lib/16_models.ipynb #499f9ed5
+def _commutes(block: Block) -> bool:
+    "Whether a block's pooling may come before its gate and its activation."
+    sees = getattr(getattr(block.gate, "gate", None), "sees", "unknown")
+    by_channel = sees in ("nothing", "means") and block.gate.combine in ("mul", "add")
+    relu = isinstance(getattr(block.activation, "gate", None), ReLUGate)
+    known = by_channel or isinstance(block.gate, nn.Identity)
+    held = isinstance(getattr(block.gate, "held", None), Tensor)
+    return known and relu and isinstance(block.pool, nn.MaxPool2d) and not held
 
 # %% ../nbs/lib/16_models.ipynb #24e86664
 class PoolWithMeans(torch.autograd.Function):
@@ -109,9 +107,8 @@ class PoolWithMeans(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pooled, places = F.max_pool2d(x, 2, return_indices=True)
-        means = (
-            x.flatten(2).sum(2) / x.shape[2:].numel()
-        )  # a sum in bfloat16 adds up in float32; its mean would copy the map first
+        # a sum in bfloat16 adds up in float32; its mean would copy the map first
+        means = x.flatten(2).sum(2) / x.shape[2:].numel()
         return pooled, means[:, :, None, None], places
 
     @staticmethod
@@ -167,25 +164,13 @@ class ToyNet(nn.Module):
         pooling: str = "max",  # at the end of each block; or "average"
     ):
         super().__init__()
-        _check_sizes(widths, kernel_size, padding)
-        convs = [
-            nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip((in_channels, *widths), widths)
-        ]
-        features = widths[-1] * feature_size(image_size, kernel_size, padding, len(widths)) ** 2
-        *convs, classifier = initialise([*convs, nn.Linear(features, num_classes)], initialisation)
-        gates = [
-            toy_gate(
-                gate, o, combine, shuffled, reduction=reduction, min_hidden=min_hidden, relu=squeeze_relu, squash=squash
-            )
-            for o in widths
-        ]
-        parts = zip(
-            convs, initialise([unit(activation, o) for o in widths], initialisation), initialise(gates, initialisation)
-        )
-        self.features, self.classifier = (
-            nn.Sequential(*[Block(*part, batch_norm, gate_first, pooling) for part in parts]),
-            classifier,
-        )
+        trunk = _trunk(in_channels, image_size, num_classes, widths, kernel_size, padding, bias, initialisation)
+        se = {"reduction": reduction, "min_hidden": min_hidden, "relu": squeeze_relu, "squash": squash}
+        gates = [toy_gate(gate, o, combine, shuffled, **se) for o in widths]
+        units = initialise([unit(activation, o) for o in widths], initialisation)
+        parts = zip(trunk[:-1], units, initialise(gates, initialisation))
+        self.features = nn.Sequential(*[Block(*part, batch_norm, gate_first, pooling) for part in parts])
+        self.classifier = trunk[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
@@ -194,6 +179,24 @@ class ToyNet(nn.Module):
         return self.classifier(reduce(lambda x, block: block.quick(x), self.features, x).flatten(1))
 
 # %% ../nbs/lib/16_models.ipynb #1a65e61e
+def _trunk(
+    in_channels: int,
+    image_size: int,
+    num_classes: int,
+    widths: tuple[int, ...],
+    kernel_size: int,
+    padding: int,
+    bias: bool,
+    initialisation: str,
+) -> list[nn.Module]:
+    "The convolutions and, last, the linear layer of a `ToyNet`, of whose arguments these are some."
+    _check_sizes(widths, kernel_size, padding)
+    inputs = (in_channels, *widths)
+    convs = [nn.Conv2d(i, o, kernel_size, padding=padding, bias=bias) for i, o in zip(inputs, widths)]
+    features = widths[-1] * feature_size(image_size, kernel_size, padding, len(widths)) ** 2
+    return initialise([*convs, nn.Linear(features, num_classes)], initialisation)
+
+
 def _check_sizes(widths: tuple, kernel_size: int, padding: int) -> None:
     "Raise `InputError` for sizes that make no net."
     if not isinstance(widths, (list, tuple)) or not widths:
@@ -211,7 +214,8 @@ def feature_size(image_size: int, kernel_size: int, padding: int, blocks: int = 
         size = (size + 2 * padding - kernel_size + 1) // 2
     if size < 1:
         raise InputError(
-            f"images of {image_size}×{image_size} pixels are too small for {blocks} convolutions of {kernel_size} with padding {padding}, each followed by a pooling"
+            f"images of {image_size}×{image_size} pixels are too small for {blocks} convolutions of {kernel_size} "
+            f"with padding {padding}, each followed by a pooling"
         )
     return size
 
@@ -219,11 +223,16 @@ def feature_size(image_size: int, kernel_size: int, padding: int, blocks: int = 
 INITIALISATIONS = {"torch": None, "he": nn.init.kaiming_normal_, "xavier": nn.init.xavier_uniform_}
 
 
-def initialise(parts: list[nn.Module], name: str) -> list[nn.Module]:
-    'The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero, but for layers with `keeps_start`; "torch" changes nothing.'
+def initialise(
+    parts: list[nn.Module],  # changed in place, but for their layers with `keeps_start`
+    name: str,  # of `INITIALISATIONS`; "torch" changes nothing
+) -> list[nn.Module]:
+    "The modules, the weights of their convolutions and linear layers drawn anew, in order, biases zero."
     if name not in INITIALISATIONS:
         raise unknown("initialisation", name, INITIALISATIONS)
-    for module in nn.ModuleList(parts).modules() if name != "torch" else []:
+    if name == "torch":
+        return parts
+    for module in nn.ModuleList(parts).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not getattr(module, "keeps_start", False):
             INITIALISATIONS[name](module.weight)
             if module.bias is not None:
@@ -278,13 +287,10 @@ def matched_widths(
     with torch.device("meta"):
         count = lambda *widths, **gate: count_parameters(ToyNet(**options | gate | {"widths": widths}))
         target = count(32, 64, 64, gate="se")
-        early, late = (
-            {pair: count(*pair, 64) for pair in product(first, second)},
-            {pair: count(32, *pair) for pair in product(second, third)},
-        )
-    distance = {
-        (a, b, c): abs(early[a, b] + late[b, c] - early[32, b] - target) for a, b, c in product(first, second, third)
-    }
+        early = {pair: count(*pair, 64) for pair in product(first, second)}
+        late = {pair: count(32, *pair) for pair in product(second, third)}
+    counted = lambda a, b, c: early[a, b] + late[b, c] - early[32, b]
+    distance = {widths: abs(counted(*widths) - target) for widths in product(first, second, third)}
     best = min(distance, key=lambda w: (distance[w], sum(w)))
     if distance[best] > 0.01 * target:
         raise InputError(
@@ -299,7 +305,10 @@ def list_models() -> list[str]:
 
 # %% ../nbs/lib/16_models.ipynb #73305569
 def builder_of(name: str) -> tuple[Callable, dict, set]:
-    "What builds a net, the arguments that its name states, and those that a caller may not state; raises `InputError` for an unknown name."
+    """What builds a net, the arguments that its name states, and those that a caller may not state.
+
+    Raises `InputError` for an unknown name.
+    """
     shape = {"in_channels", "image_size", "num_classes"}
     if name in MODELS:
         return ToyNet, MODELS[name], shape
@@ -313,17 +322,17 @@ def create_model(
     in_channels: int = 1,
     image_size: int = 28,  # pixels a side
     num_classes: int = 10,
-    pretrained: str
-    | None = None,  # an image set on which it was trained, see `pretrained.shipped`; None: freshly drawn
+    pretrained: str | None = None,  # an image set on which it was trained, see `pretrained.shipped`; None: on none
     pretrained_seed: int = 0,
     **options,  # arguments of the builder (of `ToyNet` for an arm of the table)
 ) -> nn.Module:  # [N, in_channels, image_size, image_size] → logits [N, num_classes]
-    "A freshly drawn net, in training mode, or a trained one, in evaluation mode; draws from torch's global generator. Raises `InputError` for what cannot be built."
+    """A freshly drawn net, in training mode, or a trained one, in evaluation mode; draws from torch's global generator.
+
+    Raises `InputError` for what cannot be built.
+    """
     builder, stated, fixed = builder_of(str(name))
-    shape = {
-        n: whole_number(n, v, most=10**5)
-        for n, v in [("in_channels", in_channels), ("image_size", image_size), ("num_classes", num_classes)]
-    }
+    shape = {"in_channels": in_channels, "image_size": image_size, "num_classes": num_classes}
+    shape = {argument: whole_number(argument, value, most=10**5) for argument, value in shape.items()}
     known = {option: of.default for option, of in inspect.signature(builder).parameters.items() if option not in fixed}
     for option, value in options.items():
         if option not in known:

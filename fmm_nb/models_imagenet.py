@@ -25,12 +25,18 @@ STRIDES = ("v1", "v1b")
 
 
 def convolution_stem(in_channels: int, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    "A 7×7 convolution, a ReLU and a pooling, together [N, in_channels, H, W] → [N, channels, ⌈H/4⌉, ⌈W/4⌉]; the net normalises between the first two. Source: He et al. 2016."
+    """A 7×7 convolution, a ReLU and a pooling; the net normalises between the first two.
+
+    Together [N, in_channels, H, W] → [N, channels, ⌈H/4⌉, ⌈W/4⌉]. Source: He et al. 2016.
+    """
     return nn.Conv2d(in_channels, channels, 7, 2, 3, bias=False), unit("relu", channels), nn.MaxPool2d(3, 2, 1)
 
 
 def attention_stem(in_channels: int, channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    "Attention within blocks of 4×4 pixels, of which the maximum is left, together [N, in_channels, H, W] → [N, channels, H/4, W/4]. Source: Ramachandran et al. 2019."
+    """Attention within blocks of 4×4 pixels, of which the maximum is left.
+
+    Together [N, in_channels, H, W] → [N, channels, H/4, W/4]. Source: Ramachandran et al. 2019.
+    """
     return BlockAttention2d(in_channels, channels), nn.Identity(), nn.MaxPool2d(4)
 
 
@@ -58,22 +64,15 @@ class Bottleneck(nn.Module):
         early, late = (stride, 1) if design.strides == "v1" else (1, stride)
         self.halves, outputs = stride > 1, 4 * planes
         conv = lambda i, o, stride=1: nn.Conv2d(i, o, 1, stride, bias=False)
-        self.conv1, self.bn1, self.act1 = (
-            conv(inputs, planes, early),
-            nn.BatchNorm2d(planes),
-            design.activation(planes, stage, 1),
-        )
-        self.conv2, self.bn2, self.act2 = (
-            design.spatial(planes, late, halved(size, early - 1), stage),
-            nn.BatchNorm2d(planes),
-            design.activation(planes, stage, 2),
-        )
+        self.conv1, self.bn1 = conv(inputs, planes, early), nn.BatchNorm2d(planes)
+        self.act1 = design.activation(planes, stage, 1)
+        self.conv2 = design.spatial(planes, late, halved(size, early - 1), stage)
+        self.bn2, self.act2 = nn.BatchNorm2d(planes), design.activation(planes, stage, 2)
         self.conv3, self.bn3 = conv(planes, outputs), nn.BatchNorm2d(outputs)
         self.refine = design.refine(outputs, halved(size, stride - 1))
-        changes = (inputs, stride) != (outputs, 1)
-        self.downsample = (
-            nn.Sequential(conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)) if changes else nn.Identity()
-        )
+        self.downsample = nn.Identity()
+        if (inputs, stride) != (outputs, 1):
+            self.downsample = nn.Sequential(conv(inputs, outputs, stride), nn.BatchNorm2d(outputs))
         self.act3 = design.activation(outputs, stage, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +82,10 @@ class Bottleneck(nn.Module):
 
 # %% ../nbs/lib/21_models_imagenet.ipynb #5b99b5a9
 def check_shape(blocks: tuple, width: int, design: Design) -> None:
-    "Raise `InputError` for an unknown layout of strides, for blocks of other than four stages, and for a width that is no multiple of 16."
+    """Raise `InputError` for what makes no net.
+
+    That is an unknown layout of strides, blocks of other than four stages, or a width that is no multiple of 16.
+    """
     if design.strides not in STRIDES:
         raise unknown("strides", design.strides, STRIDES)
     if not isinstance(blocks, (list, tuple)) or len(blocks) != 4:
@@ -93,11 +95,21 @@ def check_shape(blocks: tuple, width: int, design: Design) -> None:
     if whole_number("width", width, most=1024) % 16:
         raise InputError(f"width must be a multiple of 16, for heads of attention and their halves, got {width}")
 
+
+def _check_size(x: Tensor, only: int | None) -> None:
+    "Raise `InputError` for images of another size than the only one that a net takes; None: it takes any."
+    if only and x.shape[2:] != (only, only):
+        raise InputError(
+            f"the net was built for images of {only}×{only} pixels, got {x.shape[2]}×{x.shape[3]}: "
+            "name image_size when it is made"
+        )
+
 # %% ../nbs/lib/21_models_imagenet.ipynb #103ae97d
 class ResNet(nn.Module):
-    """A ResNet of bottlenecks: [N, in_channels, image_size, image_size] → logits [N, num_classes]. Source: He et al. 2016.
+    """A ResNet of bottlenecks: [N, in_channels, image_size, image_size] → logits [N, num_classes].
 
-    Raises `InputError` as `check_shape` does and, where a part is built for one size of map, for images of another size.
+    Source: He et al. 2016. Raises `InputError` as `check_shape` does and, where a part is built for one size of map,
+    for images of another size.
     """
 
     def __init__(self, in_channels: int, image_size: int, num_classes: int, blocks: tuple, width: int, design: Design):
@@ -120,10 +132,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.only_size and x.shape[2:] != (self.only_size, self.only_size):
-            raise InputError(
-                f"the net was built for images of {self.only_size}×{self.only_size} pixels, got {x.shape[2]}×{x.shape[3]}: name image_size when it is made"
-            )
+        _check_size(x, self.only_size)
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
@@ -148,10 +157,13 @@ def resnet50(
     blocks: tuple = BLOCKS,
     width: int = WIDTH,
 ) -> ResNet:
-    "ResNet-50: [N, in_channels, image_size, image_size] → [N, num_classes]. Source: He et al. 2016. Raises `InputError` as `ResNet` does."
+    """ResNet-50: [N, in_channels, image_size, image_size] → [N, num_classes].
+
+    Source: He et al. 2016. Raises `InputError` as `ResNet` does.
+    """
     return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides))
 
-
+# %% ../nbs/lib/21_models_imagenet.ipynb #6acad3f6
 def se_resnet50(
     in_channels: int = 3,
     image_size: int = 224,
@@ -160,15 +172,12 @@ def se_resnet50(
     blocks: tuple = BLOCKS,
     width: int = WIDTH,
 ) -> ResNet:
-    "ResNet-50 with squeeze-and-excitation, reduction 16, once a block; shapes and errors are those of `ResNet`. Source: Hu et al. 2018."
-    return ResNet(
-        in_channels,
-        image_size,
-        num_classes,
-        blocks,
-        width,
-        Design(strides=strides, refine=lambda channels, size: Gated(SEGate(channels))),
-    )
+    """ResNet-50 with squeeze-and-excitation, reduction 16, once a block.
+
+    Shapes and errors are those of `ResNet`. Source: Hu et al. 2018.
+    """
+    design = Design(strides=strides, refine=lambda channels, size: Gated(SEGate(channels)))
+    return ResNet(in_channels, image_size, num_classes, blocks, width, design)
 
 # %% ../nbs/lib/21_models_imagenet.ipynb #97ccf2b1
 def ge_resnet50(
@@ -180,36 +189,29 @@ def ge_resnet50(
     blocks: tuple = BLOCKS,
     width: int = WIDTH,
 ) -> ResNet:
-    """ResNet-50 with gather-excite over the whole map, once a block; shapes are those of `ResNet`. Source: Hu et al. 2018.
+    """ResNet-50 with gather-excite over the whole map, once a block; shapes are those of `ResNet`.
 
-    Raises `InputError` as `ResNet` does, and for an unknown variant.
+    Source: Hu et al. 2018. Raises `InputError` as `ResNet` does, and for an unknown variant.
     """
-    return ResNet(
-        in_channels,
-        image_size,
-        num_classes,
-        blocks,
-        width,
-        Design(strides=strides, refine=lambda channels, size: Gated(GatherExcite(channels, size, variant))),
-    )
+    refine = lambda channels, size: Gated(GatherExcite(channels, size, variant))
+    return ResNet(in_channels, image_size, num_classes, blocks, width, Design(strides=strides, refine=refine))
 
 
 def aa_resnet50(
     in_channels: int = 3, image_size: int = 224, num_classes: int = 1000, blocks: tuple = BLOCKS, width: int = WIDTH
 ) -> ResNet:
-    """ResNet-50 with attention beside the 3×3 convolutions of the last three stages, in the second on the map halved once more.
+    """ResNet-50 with attention beside the 3×3 convolutions of the last three stages.
 
-    Shapes and errors are those of `ResNet`. Source: Bello et al. 2019.
+    In the second stage attention sees the map halved once more. Shapes and errors are those of `ResNet`.
+    Source: Bello et al. 2019.
     """
-    augmented = lambda channels, stride, size, stage: AugmentedConv2d(channels, size, stride, halvings=int(stage == 2))
-    return ResNet(
-        in_channels,
-        image_size,
-        num_classes,
-        blocks,
-        width,
-        Design(spatial=lambda *where: (augmented if where[3] > 1 else convolution)(*where)),
-    )
+
+    def spatial(channels: int, stride: int, size: int, stage: int) -> nn.Module:
+        if stage == 1:
+            return convolution(channels, stride, size, stage)
+        return AugmentedConv2d(channels, size, stride, halvings=int(stage == 2))
+
+    return ResNet(in_channels, image_size, num_classes, blocks, width, Design(spatial=spatial))
 
 # %% ../nbs/lib/21_models_imagenet.ipynb #3ec8c6a7
 def fa_resnet50(
@@ -220,9 +222,10 @@ def fa_resnet50(
     blocks: tuple = BLOCKS,
     width: int = WIDTH,
 ) -> ResNet:
-    """Local self-attention in the place of every 3×3 convolution of ResNet-50, and in the stem: [N, in_channels, image_size, image_size] → [N, num_classes].
+    """Local self-attention in the place of every 3×3 convolution of ResNet-50, and in the stem.
 
-    Source: Ramachandran et al. 2019. Raises `InputError` as `ResNet` does, for an unknown stem, and for an image size that the stem cannot take.
+    [N, in_channels, image_size, image_size] → [N, num_classes]. Source: Ramachandran et al. 2019.
+    Raises `InputError` as `ResNet` does, for an unknown stem, and for an image size that the stem cannot take.
     """
     stems = {"attention": attention_stem, "convolution": convolution_stem}
     if stem not in stems:
@@ -246,9 +249,10 @@ def atac_resnet50(
     blocks: tuple = BLOCKS,
     width: int = WIDTH,
 ) -> ResNet:
-    """ResNet-50 with ATAC units in the place of some ReLUs; as published, of 18 of 49: [N, in_channels, image_size, image_size] → [N, num_classes].
+    """ResNet-50 with ATAC units in the place of some ReLUs; as published, of 18 of 49.
 
-    Source: the slides *Attention as Activation* and their code. Raises `InputError` as `ResNet` does, and for stages, sites or a reduction that there are not.
+    [N, in_channels, image_size, image_size] → [N, num_classes]. Source: the slides *Attention as Activation* and their
+    code. Raises `InputError` as `ResNet` does, and for stages, sites or a reduction that there are not.
     """
     for name, given, most in [("stages", stages, 4), ("sites", sites, 3)]:
         if not isinstance(given, (list, tuple)):
@@ -272,7 +276,10 @@ class Loaded(NamedTuple):
 
 
 def halving(net: ResNet) -> set[str]:
-    "The names of the weights whose stride is another one in the other layout: of two convolutions in each block that halves the map."
+    """The names of the weights whose stride is another one in the other layout.
+
+    They are those of two convolutions in each block that halves the map.
+    """
     blocks = [name for name, block in net.named_modules() if getattr(block, "halves", False)]
     return {f"{name}.{conv}.weight" for name in blocks for conv in ("conv1", "conv2")}
 
@@ -282,7 +289,7 @@ def load_weights(
     state: dict[str, Tensor],  # a state dictionary of torchvision's or timm's ResNet
     strides: str = "v1b",  # the layout that those weights were trained in; timm's legacy_seresnet50 has "v1"
 ) -> Loaded:
-    """Take over the weights of all layers that coincide: those of the same name, stride and, but for trailing ones, shape.
+    """Take over the weights of all layers that coincide: of the same name, stride and, but for trailing ones, shape.
 
     Raises `InputError` for an unknown layout of strides.
     """
@@ -290,14 +297,12 @@ def load_weights(
         raise unknown("strides", strides, STRIDES)
     ours, taken, unused = net.state_dict(), {}, []
     others = set() if net.strides == strides else halving(net)
+    same = lambda value, own: value.numel() == own.numel() and value.shape[: own.ndim] == own.shape
     for theirs, value in state.items():
         name = theirs
         for old, new in RENAMED.items():
             name = name.replace(old, new)
-        same = (
-            name in ours and value.numel() == ours[name].numel() and value.shape[: ours[name].ndim] == ours[name].shape
-        )
-        if same and name not in others:
+        if name in ours and name not in others and same(value, ours[name]):
             taken[name] = value.reshape(ours[name].shape)
         else:
             unused.append(theirs)

@@ -65,8 +65,26 @@ COMBINATIONS = {
     "inside": (PLAIN, "add"),  # x + F₁ ⊙ F₂
 }
 
+# %% ../nbs/lib/19_models_residual.ipynb #69ebac47
+ORDERS = ("pre", "post")
+
+
+def _branch(
+    inputs: int, outputs: int, stride: int, norm: type[nn.Module], inside: bool, order: str, attention: str
+) -> nn.Sequential:
+    "F of a block: two 3×3 convolutions, or (`inside`) the product of two; `norm` is BatchNorm or the identity."
+    conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+    first = [conv(inputs, outputs, stride=stride), norm(outputs), unit("relu", outputs)]
+    other = conv(inputs, outputs, stride=stride)  # drawn for every combination, used by one
+    if inside:
+        branch = [Star(nn.Sequential(first[0], first[2]), other), norm(outputs)]
+    else:
+        branch = [*first, conv(outputs, outputs), *([norm(outputs)] if order == "post" else [])]
+    branch += [unit(attention, outputs)] if attention != "none" else []
+    return nn.Sequential(*branch)
+
 # %% ../nbs/lib/19_models_residual.ipynb #482c095b
-ORDERS, SHORTCUTS = ("pre", "post"), ("conv", "conv_norm", "none")
+SHORTCUTS = ("conv", "conv_norm", "none")
 
 
 class ResidualBlock(nn.Module):
@@ -77,7 +95,7 @@ class ResidualBlock(nn.Module):
         inputs: int,
         outputs: int,
         stride: int,
-        combine: str,
+        combine: str,  # as are the next four, an argument of `ResidualNet`
         order: str,
         shortcut: str,
         batch_norm: bool,
@@ -85,16 +103,8 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         norm = nn.BatchNorm2d if batch_norm else nn.Identity
-        conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
         wrap, how = COMBINATIONS[combine]
-        first = [conv(inputs, outputs, stride=stride), norm(outputs), unit("relu", outputs)]
-        star = [Star(nn.Sequential(first[0], first[2]), conv(inputs, outputs, stride=stride)), norm(outputs)]
-        branch = (
-            star
-            if combine == "inside"
-            else [*first, conv(outputs, outputs), *([norm(outputs)] if order == "post" else [])]
-        )
-        branch += [unit(attention, outputs)] if attention != "none" else []
+        branch = _branch(inputs, outputs, stride, norm, combine == "inside", order, attention)
         self.before = nn.Sequential(norm(inputs), unit("relu", inputs)) if order == "pre" else nn.Identity()
         self.changes = inputs != outputs or stride != 1
         self.shortcut = nn.Identity()
@@ -102,7 +112,7 @@ class ResidualBlock(nn.Module):
             projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
             self.shortcut = nn.Sequential(projection, norm(outputs)) if shortcut == "conv_norm" else projection
         self.alone = self.changes and shortcut == "none"
-        self.combined = nn.Sequential(*branch) if self.alone else Gated(wrap(nn.Sequential(*branch)), how)
+        self.combined = branch if self.alone else Gated(wrap(branch), how)
         self.after = unit("relu", outputs) if order == "post" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +123,7 @@ class ResidualBlock(nn.Module):
 
 # %% ../nbs/lib/19_models_residual.ipynb #a4730a27
 class ResidualNet(nn.Module):
-    "A wide residual net: [N, in_channels, image_size, image_size] → logits [N, num_classes]. Source: Zagoruyko and Komodakis 2016."
+    "A wide residual net (Zagoruyko and Komodakis 2016): [N, in_channels, image_size, image_size] → [N, num_classes]."
 
     def __init__(
         self,
@@ -132,27 +142,13 @@ class ResidualNet(nn.Module):
         stem_stride: int = 1,  # of the first convolution
     ):
         super().__init__()
-        for name, given, known in [
-            ("combine", combine, COMBINATIONS),
-            ("order", order, ORDERS),
-            ("shortcut", shortcut, SHORTCUTS),
-        ]:
-            if given not in known:
-                raise unknown(name, given, known)
-        sizes = stages(depth, width, blocks, channels)
-        make = partial(
-            ResidualBlock, combine=combine, order=order, shortcut=shortcut, batch_norm=batch_norm, attention=attention
-        )
+        _check_names(combine=combine, order=order, shortcut=shortcut)
+        shapes = _shapes(stages(depth, width, blocks, channels))
+        alike = {"combine": combine, "order": order, "shortcut": shortcut, "batch_norm": batch_norm}
+        make = partial(ResidualBlock, **alike, attention=attention)
         closing = lambda channels: [nn.BatchNorm2d(channels) if batch_norm else nn.Identity(), unit("relu", channels)]
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, whole_number("stem_stride", stem_stride), padding=1, bias=False),
-            *(closing(channels) if order == "post" else []),
-        )
-        shapes = [
-            (outputs, 2 if stage and not block else 1)
-            for stage, (outputs, count) in enumerate(sizes)
-            for block in range(count)
-        ]
+        stem = nn.Conv2d(in_channels, channels, 3, whole_number("stem_stride", stem_stride), padding=1, bias=False)
+        self.stem = nn.Sequential(stem, *(closing(channels) if order == "post" else []))
         inputs = [channels, *(outputs for outputs, _ in shapes)]
         self.blocks = nn.Sequential(*[make(i, o, stride) for i, (o, stride) in zip(inputs, shapes)])
         self.head = nn.Sequential(*(closing(inputs[-1]) if order == "pre" else []))
@@ -164,14 +160,25 @@ class ResidualNet(nn.Module):
 
     quick = forward  # a long training on a GPU has its operations fused
 
-# %% ../nbs/lib/19_models_residual.ipynb #4fa09c85
+# %% ../nbs/lib/19_models_residual.ipynb #298798b3
+def _check_names(**given: str) -> None:  # combine, order, shortcut
+    "Raise `InputError` for a name that there is not."
+    known = {"combine": COMBINATIONS, "order": ORDERS, "shortcut": SHORTCUTS}
+    for argument, name in given.items():
+        if name not in known[argument]:
+            raise unknown(argument, name, known[argument])
+
+
 def stages(
     depth: int,
     width: int,
     blocks: int | None,
     channels: int,
 ) -> list[tuple[int, int]]:  # (channels, blocks) of each stage
-    "The stages of a wide residual net, or the one stage of `blocks`; raises `InputError` for a depth that no such net has."
+    """The stages of a wide residual net, or the one stage of `blocks`.
+
+    Raises `InputError` for a depth that no such net has.
+    """
     plain = whole_number("channels", channels, most=4096) * whole_number("width", width, most=64)
     if blocks is not None:
         return [(plain, whole_number("blocks", blocks, most=1000))]
@@ -180,6 +187,13 @@ def stages(
     return [(plain * 2**stage, (depth - 4) // 6) for stage in range(3)]
 
 
+def _shapes(stages: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    "The (channels, stride) of each block: the first block of every stage but the first halves the map."
+    halves = lambda stage, block: stage > 0 and block == 0
+    counted = [(stage, outputs, block) for stage, (outputs, count) in enumerate(stages) for block in range(count)]
+    return [(outputs, 2 if halves(stage, block) else 1) for stage, outputs, block in counted]
+
+# %% ../nbs/lib/19_models_residual.ipynb #4fa09c85
 @torch.no_grad()
 def draw(model: nn.Module) -> None:
     "Draw the convolutions anew by He's rule (normal, fan out); the last layer begins without biases."

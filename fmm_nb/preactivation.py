@@ -26,9 +26,8 @@ class Block(nn.Module):
         self.norm_2, self.activation_2 = nn.BatchNorm2d(outputs), nn.Identity()
         self.conv_2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.refine = nn.Identity()
-        self.shortcut = (
-            nn.Identity() if (inputs, stride) == (outputs, 1) else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        )
+        changes = (inputs, stride) != (outputs, 1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.conv_1(self.activation_1(self.norm_1(x)))
@@ -40,7 +39,10 @@ SLOPE = 0.25  # of the PReLU that the rule was made for
 
 
 def msra_prelu(module: nn.Module) -> nn.Module:
-    "The module, the weights of its convolutions and linear layers drawn anew, biases zero, but for layers with `keeps_start`. Source: MXNet's MSRAPrelu, He et al. 2015."
+    """The module, the weights of its convolutions and linear layers drawn anew, biases zero.
+
+    Layers with `keeps_start` stay as they are. Source: MXNet's MSRAPrelu, He et al. 2015.
+    """
     for part in module.modules():
         if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear)) and not getattr(part, "keeps_start", False):
             fans = nn.init._calculate_fan_in_and_fan_out(part.weight)
@@ -62,18 +64,15 @@ class PreActivationNet(nn.Module):
         in_channels: int,
         num_classes: int,
         activation: Callable[[int, int], nn.Module],  # (channels, group) → what stands in an activation's place
-        refine: Callable[[int], nn.Module] = lambda channels: (
-            nn.Identity()
-        ),  # channels → what a branch passes before the addition
+        refine: Callable[[int], nn.Module] = lambda channels: nn.Identity(),  # → what a branch passes before the sum
     ):
         super().__init__()
         stages = [(width, stage) for stage, width in enumerate(WIDTHS) for _ in range(blocks)]
         inputs = [WIDTHS[0], *(width for width, _ in stages)]
         self.input_norm = nn.BatchNorm2d(in_channels, affine=False)
         self.stem = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
-        self.blocks = nn.Sequential(
-            *[Block(i, o, 2 if stage and i != o else 1) for i, (o, stage) in zip(inputs, stages)]
-        )
+        strides = [2 if stage and i != o else 1 for i, (o, stage) in zip(inputs, stages)]
+        self.blocks = nn.Sequential(*[Block(i, o, stride) for i, (o, _), stride in zip(inputs, stages, strides)])
         self.norm, self.activation = nn.BatchNorm2d(WIDTHS[-1]), nn.Identity()
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
         msra_prelu(self)
@@ -91,7 +90,10 @@ def maker(
     name: str,  # of a unit
     **gate,  # options of `ATACGate`
 ) -> Callable[[int], nn.Module]:
-    "What makes a unit from its number of channels; raises `InputError` for an unknown name, and for options of a unit that has none."
+    """What makes a unit from its number of channels.
+
+    Raises `InputError` for an unknown name, and for options of a unit that has none.
+    """
     if name == "atac":
         return lambda channels: Gated(ATACGate(channels, **gate))
     if name not in all_units():
@@ -103,10 +105,13 @@ def maker(
     return all_units()[name]
 
 # %% ../nbs/lib/20_preactivation.ipynb #426f2081
-ORDERS = {
-    "bac": (3, 2, 1, 0),
-    "pre": (0, 1, 2, 3),
-}  # from the back: the last unit, then stage 3, 2, 1; or from the front
+# from the back: the last unit, then stage 3, 2, 1; or from the front
+ORDERS = {"bac": (3, 2, 1, 0), "pre": (0, 1, 2, 3)}
+
+
+def _relus(channels: int, group: int) -> nn.Module:
+    "A ReLU, whatever the group."
+    return UNITS["relu"](channels)
 
 
 def resnet(
@@ -133,33 +138,19 @@ def resnet(
             raise InputError(
                 "local_se takes the place of no activation: it has neither act_layers and act_order nor relu_beside"
             )
-        return PreActivationNet(blocks, in_channels, num_classes, lambda channels, group: UNITS["relu"](channels), make)
+        return PreActivationNet(blocks, in_channels, num_classes, _relus, make)
     one = (lambda channels: nn.Sequential(UNITS["relu"](channels), make(channels))) if relu_beside else make
-    return PreActivationNet(
-        blocks,
-        in_channels,
-        num_classes,
-        lambda channels, group: (one if group in replaced else UNITS["relu"])(channels),
-    )
+    some = lambda channels, group: (one if group in replaced else UNITS["relu"])(channels)
+    return PreActivationNet(blocks, in_channels, num_classes, some)
 
 # %% ../nbs/lib/20_preactivation.ipynb #db27cbf1
 def senet(blocks: int, in_channels: int = 3, image_size: int = 32, num_classes: int = 10) -> PreActivationNet:
     "A ResNet with squeeze-and-excitation once a block, as wide as ATAC's parameters allow; a reconstruction."
-    return PreActivationNet(
-        blocks,
-        in_channels,
-        num_classes,
-        lambda channels, group: UNITS["relu"](channels),
-        lambda channels: Gated(SEGate(channels, min_hidden=channels + 2)),
-    )
+    refine = lambda channels: Gated(SEGate(channels, min_hidden=channels + 2))
+    return PreActivationNet(blocks, in_channels, num_classes, _relus, refine)
 
 
 def genet_theta(blocks: int, in_channels: int = 3, image_size: int = 32, num_classes: int = 10) -> PreActivationNet:
     "A ResNet with gather-excite, extent 2, once a block; it has the parameters of the published figure."
-    return PreActivationNet(
-        blocks,
-        in_channels,
-        num_classes,
-        lambda channels, group: UNITS["relu"](channels),
-        lambda channels: Gated(GatherGate(channels)),
-    )
+    refine = lambda channels: Gated(GatherGate(channels))
+    return PreActivationNet(blocks, in_channels, num_classes, _relus, refine)

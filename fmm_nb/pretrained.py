@@ -18,12 +18,9 @@ from .files import data_folder
 def shipped() -> list[dict]:  # model, data, seed, scale, key, mean, std, test_accuracy_percent
     "The trained nets that the package has, a row each."
     with open(data_folder() / "weights" / "weights.csv", encoding="utf-8", newline="") as file:
-        return [
-            row
-            | {"seed": int(row["seed"])}
-            | {name: float(row[name]) for name in ("mean", "std", "test_accuracy_percent")}
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    numbers = ("mean", "std", "test_accuracy_percent")
+    return [row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in numbers} for row in rows]
 
 # %% ../nbs/lib/17_pretrained.ipynb #233cae66
 def with_weights(
@@ -33,31 +30,37 @@ def with_weights(
     seed: int = 0,
     options: dict | None = None,  # with which `net` was made, so that they can be refused
 ) -> nn.Module:  # in evaluation mode; `net.mean_std` is what its images are standardised by
-    "A net with trained weights; raises `InputError` where there are none, or not for its shape, and for options: a net of that shape may be another one."
+    """A net with trained weights; raises `InputError` where there are none, or not for its shape.
+
+    Options are refused too: a net of that shape may be another one.
+    """
     from safetensors.torch import load_file
 
+    row = _row(model, data, seed)
+    tensors = load_file(data_folder() / "weights" / f"{model}-{data}.safetensors")
+    weights = {name.partition("/")[2]: value.float() for name, value in tensors.items() if name.startswith(f"{seed}/")}
+    shapes = lambda state: {name: value.shape for name, value in state.items()}
+    if options or shapes(weights) != shapes(net.state_dict()):
+        raise InputError(
+            f"the weights of {model} on {data} are for one channel, 28 pixels a side, 10 classes and no options: "
+            "leave these as they are"
+        )
+    net.load_state_dict(weights)
+    net.mean_std = tuple(torch.tensor([row[name]]) for name in ("mean", "std"))
+    return net.eval()
+
+# %% ../nbs/lib/17_pretrained.ipynb #9c23180b
+def _row(model: str, data: str, seed: int) -> dict:
+    "The row of one net; raises `InputError`, with what there is, where there is none."
     whole_number("pretrained_seed", seed, least=0)
     of_model = [row for row in shipped() if row["model"] == model]
     rows = {row["seed"]: row for row in of_model if row["data"] == data}
     if not of_model:
-        raise InputError(
-            f"there are no trained weights of {model}; there are of {', '.join(dict.fromkeys(row['model'] for row in shipped()))}"
-        )
+        known = ", ".join(dict.fromkeys(row["model"] for row in shipped()))
+        raise InputError(f"there are no trained weights of {model}; there are of {known}")
     if not rows:
         raise unknown("trained weights", data, dict.fromkeys(row["data"] for row in of_model))
     if seed not in rows:
-        raise InputError(
-            f"there are trained weights of {model} on {data} for seeds {min(rows)} to {max(rows)}, got {seed}"
-        )
-    tensors = load_file(data_folder() / "weights" / f"{model}-{data}.safetensors")
-    weights = {name.partition("/")[2]: value.float() for name, value in tensors.items() if name.startswith(f"{seed}/")}
-    there = net.state_dict()
-    if options or {name: value.shape for name, value in weights.items()} != {
-        name: value.shape for name, value in there.items()
-    }:
-        raise InputError(
-            f"the weights of {model} on {data} are for one channel, 28 pixels a side, 10 classes and no options: leave these as they are"
-        )
-    net.load_state_dict(weights)
-    net.mean_std = tuple(torch.tensor([rows[seed][name]]) for name in ("mean", "std"))
-    return net.eval()
+        known = f"seeds {min(rows)} to {max(rows)}"
+        raise InputError(f"there are trained weights of {model} on {data} for {known}, got {seed}")
+    return rows[seed]

@@ -26,9 +26,11 @@ def sampled(
     y, x_ = torch.meshgrid(centres(height), centres(width), indexing="ij")
     places = torch.stack([x_, y, torch.ones_like(y)]).flatten(1)  # [3, HW]
     column, row = (theta.to(x.dtype) @ places).unbind(1)  # each [N, HW]
-    weight = lambda at, size: (
-        1 - ((at[:, :, None] + 1) * size / 2 - 0.5 - torch.arange(size, device=x.device)).abs()
-    ).clamp_min(0)
+
+    def weight(at: Tensor, size: int) -> Tensor:  # [N, HW, size], of each line of x for each place
+        line = (at[:, :, None] + 1) * size / 2 - 0.5
+        return (1 - (line - torch.arange(size, device=x.device)).abs()).clamp_min(0)
+
     read = torch.einsum("nphw,nchw->ncp", weight(row, height)[..., None] * weight(column, width)[:, :, None], x)
     return read.reshape(x.shape)
 
@@ -39,11 +41,9 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, hidden: int = 32):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(4)
-        self.squeeze, self.activation, self.locate = (
-            nn.Linear(16 * channels, hidden),
-            Gated(ReLUGate()),
-            nn.Linear(hidden, 6),
-        )
+        self.squeeze = nn.Linear(16 * channels, hidden)
+        self.activation = Gated(ReLUGate())
+        self.locate = nn.Linear(hidden, 6)
         nn.init.zeros_(self.locate.weight)
         with torch.no_grad():
             self.locate.bias.copy_(torch.eye(2, 3).flatten())
@@ -54,26 +54,27 @@ class SpatialTransformer(nn.Module):
         return sampled(x, theta.unflatten(1, (2, 3)))
 
 # %% ../nbs/lib/18_relatives.ipynb #8eaaeeb9
-def relative(height: int, width: int, reach: int) -> tuple[Tensor, Tensor]:
-    "For places i and j of a map, where j stands seen from i, [HW, HW] of (2R−1)² positions; and whether that is within reach."
+def relative(height: int, width: int, reach: int) -> tuple[Tensor, Tensor]:  # both [HW, HW]
+    "For places i and j of a map, where j stands seen from i, of (2R−1)² positions; and whether that is within reach."
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     down, right = (v.flatten()[None] - v.flatten()[:, None] for v in (y, x))
     within = (down.abs() < reach) & (right.abs() < reach)
-    return (down + reach - 1).clamp(0, 2 * reach - 2) * (2 * reach - 1) + (right + reach - 1).clamp(
-        0, 2 * reach - 2
-    ), within
+    row, column = ((v + reach - 1).clamp(0, 2 * reach - 2) for v in (down, right))
+    return row * (2 * reach - 1) + column, within
 
 
 class PointwiseAttention(nn.Module):
-    "Each place a weighted sum of all, put beside X and mixed: [N, C, H, W] → [N, C, H, W]. Source: PSANet, Zhao et al. 2018."
+    """Each place a weighted sum of all, put beside X and mixed: [N, C, H, W] → [N, C, H, W].
+
+    Source: PSANet, Zhao et al. 2018.
+    """
 
     def __init__(self, channels: int, hidden: int | None = None, reach: int = 8):
         super().__init__()
         hidden = hidden or max(channels // 4, 1)
         layer = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o), Gated(ReLUGate()))
-        branch = lambda: nn.ModuleList(
-            [layer(channels, hidden), layer(hidden, hidden), nn.Conv2d(hidden, (2 * reach - 1) ** 2, 1, bias=False)]
-        )
+        mask = lambda: nn.Conv2d(hidden, (2 * reach - 1) ** 2, 1, bias=False)
+        branch = lambda: nn.ModuleList([layer(channels, hidden), layer(hidden, hidden), mask()])
         self.collect, self.distribute, self.project = branch(), branch(), layer(2 * hidden, channels)
         self.mix = nn.Conv2d(2 * channels, channels, 1)  # the net's next layer, which takes both
         self.reach = reach
@@ -134,13 +135,8 @@ def conditional(channels: int, experts: int = 4) -> MixedConv2d:
 def dynamic(channels: int, experts: int = 4, temperature: float = 30.0) -> MixedConv2d:
     "Dynamic convolution. Source: Chen et al. 2020."
     hidden = channels // 4 + 1
-    layers = [
-        nn.Linear(channels, hidden, bias=False),
-        Gated(ReLUGate()),
-        nn.Linear(hidden, experts),
-        Softmax(temperature),
-    ]
-    return MixedConv2d(channels, nn.Sequential(*layers), experts)
+    squeeze, excite = nn.Linear(channels, hidden, bias=False), nn.Linear(hidden, experts)
+    return MixedConv2d(channels, nn.Sequential(squeeze, Gated(ReLUGate()), excite, Softmax(temperature)), experts)
 
 
 def dynet(channels: int, experts: int = 4, groups: int = 4) -> MixedConv2d:
@@ -162,7 +158,10 @@ class Kervolution2d(nn.Module):
 
 # %% ../nbs/lib/18_relatives.ipynb #0d2c0c63
 class Volterra2d(nn.Module):
-    "A quadratic form of each patch, [N, C, H, W] → [N, C', H, W]. Source: second-order Volterra kernels, Zoumpourlis et al. 2017."
+    """A quadratic form of each patch, [N, C, H, W] → [N, C', H, W].
+
+    Source: second-order Volterra kernels, Zoumpourlis et al. 2017.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
         super().__init__()
@@ -175,9 +174,8 @@ class Volterra2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = F.unfold(x, self.kernel_size, padding=self.kernel_size // 2)  # [N, k²C, HW]
         n = values.shape[1]
-        form = values.new_zeros(len(self.quadratic), n * n).index_copy(
-            1, self.pairs[0] * n + self.pairs[1], self.quadratic.to(values.dtype)
-        )
+        where, weights = self.pairs[0] * n + self.pairs[1], self.quadratic.to(values.dtype)
+        form = values.new_zeros(len(weights), n * n).index_copy(1, where, weights)
         squares = torch.einsum("nip,oij,njp->nop", values, form.unflatten(1, (n, n)), values)
         return self.linear(x) + squares.reshape(len(x), -1, *x.shape[2:])
 
@@ -206,11 +204,7 @@ UNITS = {
 }
 
 # %% ../nbs/lib/18_relatives.ipynb #8f5901af
-LAYERS = {
-    "kervolution": (Kervolution2d, 1),
-    "volterra": (Volterra2d, 1),
-    "glu": (GLU2d, 3),
-}  # and how many are replaced
+LAYERS = {"kervolution": (Kervolution2d, 1), "volterra": (Volterra2d, 1), "glu": (GLU2d, 3)}  # and how many of them
 
 
 def toy_relative(

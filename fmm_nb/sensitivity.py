@@ -59,19 +59,21 @@ def fitting_size(
 
 # %% ../nbs/lib/23_sensitivity.ipynb #c1a40110
 class RightGradients(TorchFunctionMode):
-    "Within the block a net has the derivatives that torch promises: normalisations take narrow maps, and their gradients, channel by channel."
+    """Within the block a net has the derivatives that torch promises.
+
+    Normalisations take narrow maps, and their gradients, channel by channel.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         maps = args[0] if args else kwargs.get("input")
-        if getattr(function, "__name__", "") not in ("batch_norm", "instance_norm") or 1 not in (
-            len(maps),
-            *maps.shape[2:],
-        ):
+        normalises = getattr(function, "__name__", "") in ("batch_norm", "instance_norm")
+        if not normalises or 1 not in (len(maps), *maps.shape[2:]):
             return function(*args, **kwargs)
-        args, kwargs = (
-            ((maps.contiguous(), *args[1:]), kwargs) if args else (args, kwargs | {"input": maps.contiguous()})
-        )
+        if args:
+            args = (maps.contiguous(), *args[1:])
+        else:
+            kwargs = kwargs | {"input": maps.contiguous()}
         output = function(*args, **kwargs)
         if output.requires_grad:
             output.register_hook(Tensor.contiguous)
@@ -79,11 +81,12 @@ class RightGradients(TorchFunctionMode):
 
 # %% ../nbs/lib/23_sensitivity.ipynb #0b3b4b0e
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
-    "What a net says about a batch; raises `InputError` unless that is a row an image, and for a BatchNorm without running statistics."
-    if any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
-        for module in model.modules()
-    ):
+    """What a net says about a batch.
+
+    Raises `InputError` unless that is a row an image, and for a BatchNorm without running statistics.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if any(norm.running_mean is None for norm in norms):
         raise InputError(
             "a BatchNorm without running statistics lets an image depend on those beside it: give it running statistics"
         )
@@ -92,7 +95,10 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
 
 
 def as_logits(logits, model: nn.Module, x: Tensor) -> Tensor:  # [N, K]
-    "What a net said about a batch; raises `InputError` unless that is a row an image, and where gradients are on and it has none."
+    """What a net said about a batch.
+
+    Raises `InputError` unless that is a row an image, and where gradients are on and it has none.
+    """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"{type(model).__name__} must give logits [N, K] for images {list(x.shape)}, got {given}")
@@ -108,20 +114,18 @@ def _apart(model: nn.Module) -> InputError:
     )
 
 # %% ../nbs/lib/23_sensitivity.ipynb #515d9f73
-INPUT_SCALES = {
-    "standardised": 0.0,
-    "[0, 1]": 1.0,
-    "[0, 255]": 255.0,
-}  # white minus black; standardised: by each channel's deviation
+# white minus black; standardised: by each channel's deviation
+INPUT_SCALES = {"standardised": 0.0, "[0, 1]": 1.0, "[0, 255]": 255.0}
 
 
 def input_unit(
     scale: str,  # in which the input is reported, a name of `INPUT_SCALES`
-    mean_std: tuple[
-        Tensor, Tensor
-    ],  # each [C], with which the net's images were standardised, as `ImageSet.mean_std` gives them
+    mean_std: tuple[Tensor, Tensor],  # each [C], by which images were standardised, as `ImageSet.mean_std` gives them
 ) -> Tensor:  # float64 [C]
-    "How far standardised images move when the input moves by one in `scale`; raises `InputError` for a scale that is unknown."
+    """How far standardised images move when the input moves by one in `scale`.
+
+    Raises `InputError` for a scale that is unknown.
+    """
     if scale not in INPUT_SCALES:
         raise unknown("input scale", scale, INPUT_SCALES)
     std = mean_std[1].double().clamp_min(1e-6)  # as in `normalised`
@@ -133,9 +137,8 @@ def _stretched(values: Tensor, unit: Tensor | None) -> Tensor:
     if unit is None:
         return values
     if not isinstance(unit, Tensor) or unit.shape != values.shape[1:2]:
-        raise InputError(
-            f"unit must be a tensor, one number a channel, [{values.shape[1]}], got {list(getattr(unit, 'shape', [unit]))}"
-        )
+        given = list(getattr(unit, "shape", [unit]))
+        raise InputError(f"unit must be a tensor, one number a channel, [{values.shape[1]}], got {given}")
     return values * unit.to(values)[:, None, None]
 
 # %% ../nbs/lib/23_sensitivity.ipynb #cd80f939
@@ -146,8 +149,12 @@ def kept_bytes(
     model: nn.Module,
     image: Tensor,  # [1, C, H, W]
 ) -> int:
-    "Memory that one image occupies during its backward passes: what autograd keeps, without the weights, and the float64 Jacobian twice."
-    weights, kept = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}, {}
+    """Memory that one image occupies during its backward passes.
+
+    That is what autograd keeps, without the weights, and the float64 Jacobian twice.
+    """
+    weights = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept = {}
     image = image.detach().clone().requires_grad_()  # a view would count as all that it is a part of
 
     def note(tensor):
@@ -194,6 +201,12 @@ def _identity(logits: Tensor) -> Tensor:
     return torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device).expand(len(logits), -1, -1)
 
 
+def _softmax_slope(logits: Tensor) -> Tensor:
+    "The derivative of the softmax: [N, K, K]."
+    p = logits.softmax(1)
+    return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+
+
 def _contest(logits: Tensor) -> Tensor:
     "+1 at the largest logit, -1 at the second: [N, 1, K]."
     if logits.shape[1] < 2:
@@ -212,7 +225,7 @@ def _spectral(gram: Tensor) -> Tensor:
 MATRICES = {  # output: the matrix A from the logits
     "logits": _identity,
     "centred": lambda z: _identity(z) - 1 / z.shape[1],
-    "probabilities": lambda z: torch.diag_embed(p := z.softmax(1)) - p[:, :, None] * p[:, None, :],
+    "probabilities": _softmax_slope,
     "margin": _contest,
 }
 OUTPUTS = (*MATRICES, "spectral")
@@ -237,9 +250,12 @@ def jacobian_norms(
 
 def _norm(gram: Tensor, logits: Tensor, output: str, squared: bool = False) -> Tensor:
     "A norm of the Jacobian from its Gram matrix."
-    matrix = MATRICES[output](logits) if output in MATRICES else None
-    norm = _spectral(gram) if matrix is None else ((matrix @ gram) * matrix).sum((1, 2))  # the trace of A G Aᵀ
-    return norm.clamp_min(0) if squared else norm.clamp_min(0).sqrt()
+    if output == "spectral":
+        square = _spectral(gram)
+    else:
+        matrix = MATRICES[output](logits)
+        square = ((matrix @ gram) * matrix).sum((1, 2))  # the trace of A G Aᵀ
+    return square.clamp_min(0) if squared else square.clamp_min(0).sqrt()
 
 
 def jacobian_norm(
@@ -282,7 +298,8 @@ READINGS = {
     "centred": lambda z: z - z.mean(1, keepdim=True),
     "probabilities": lambda z: z.softmax(1),
 }
-DEFINITIONS = {  # of S, from variances and mean squares of the readings' changes, and variances of the clean images' readings
+# of S, from variances and mean squares of the readings' changes, and variances of the clean images' readings
+DEFINITIONS = {
     "official": lambda variance, square, clean: variance["mean"].sum(),
     "per_class": lambda variance, square, clean: variance["logits"].mean(),
     "centred": lambda variance, square, clean: square["centred"].sum(),
@@ -311,15 +328,7 @@ def output_sensitivities(
     batch_size: int | None = None,
 ) -> dict[float, dict[str, float]]:  # by σ and definition
     "S and its repairs for each σ, from one pass over the images. Sources: Forouzesh et al. 2020; `DEFINITIONS`."
-    if (
-        len(float_images(x)) < 2
-        or not isinstance(sigmas, Sequence)
-        or not sigmas
-        or not all(isinstance(sigma, Real) and 0 < sigma < float("inf") for sigma in sigmas)
-    ):
-        raise InputError(
-            f"S is a variance over images for some σ above 0: give at least 2 images, got {len(x)}, and σ, got {sigmas}"
-        )
+    _check_noise(x, sigmas)
     generators = [stream(whole_number("seed", seed, 0), "noise", draw) for draw in range(whole_number("draws", draws))]
     clean, changes = Moments(), {(sigma, draw): Moments() for sigma in sigmas for draw in range(draws)}
     with evaluation(model), torch.no_grad():
@@ -327,19 +336,26 @@ def output_sensitivities(
             before = _readings(logits_of(model, x[part]))
             clean.add(before)
             shape = x[part].shape
-            for draw, values in enumerate(
-                draw_all(lambda chance: chance.standard_normal(shape, "float32"), generators, x.device)
-            ):
+            drawn = draw_all(lambda chance: chance.standard_normal(shape, "float32"), generators, x.device)
+            for draw, values in enumerate(drawn):
                 noise = _stretched(torch.from_numpy(values).to(x), unit)
                 for sigma in sigmas:
                     after = _readings(logits_of(model, x[part].add(noise, alpha=sigma)))
                     changes[sigma, draw].add(after - before)
     spread = _by_name(clean.variance)
-    found = {
-        key: (_by_name(moments.variance), _by_name(moments.mean_square), spread) for key, moments in changes.items()
-    }
-    mean = lambda sigma, rule: sum(rule(*found[sigma, draw]).item() for draw in range(draws)) / draws
+    value = lambda rule, moments: rule(_by_name(moments.variance), _by_name(moments.mean_square), spread).item()
+    mean = lambda sigma, rule: sum(value(rule, changes[sigma, draw]) for draw in range(draws)) / draws
     return {sigma: {name: mean(sigma, rule) for name, rule in DEFINITIONS.items()} for sigma in sigmas}
+
+
+def _check_noise(x: Tensor, sigmas: Sequence[float]) -> None:
+    "Raise `InputError` for images and standard deviations of noise of which there is no S."
+    positive = lambda sigma: isinstance(sigma, Real) and 0 < sigma < float("inf")
+    noise = isinstance(sigmas, Sequence) and len(sigmas) > 0 and all(positive(sigma) for sigma in sigmas)
+    if len(float_images(x)) < 2 or not noise:
+        raise InputError(
+            f"S is a variance over images for some σ above 0: give at least 2 images, got {len(x)}, and σ, got {sigmas}"
+        )
 
 # %% ../nbs/lib/23_sensitivity.ipynb #2c64bb4f
 def output_sensitivity(
@@ -369,7 +385,5 @@ def jacobian_sensitivities(
     found = {output: _norm(gram, logits, output).mean().item() for output in OUTPUTS}
     squares = {output: _norm(gram, logits, output, squared=True).mean() for output in ("logits", "centred")}
     spread = READINGS["centred"](logits).var(0, correction=0).sum()
-    return found | {
-        "squared": squares["logits"].item(),
-        "temperature_matched": (squares["centred"] / spread).sqrt().item(),
-    }
+    matched = (squares["centred"] / spread).sqrt()
+    return found | {"squared": squares["logits"].item(), "temperature_matched": matched.item()}

@@ -16,7 +16,10 @@ from .gates import SEGate, unit
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #5d29ba1e
 class LocalAttention2d(nn.Module):
-    "Each place a weighted sum of the square around it, [N, C, H, W] → [N, C, ⌈H/stride⌉, ⌈W/stride⌉]. Source: stand-alone self-attention, Ramachandran et al. 2019."
+    """Each place a weighted sum of the square around it, [N, C, H, W] → [N, C, ⌈H/stride⌉, ⌈W/stride⌉].
+
+    Source: stand-alone self-attention, Ramachandran et al. 2019.
+    """
 
     def __init__(self, channels: int, stride: int = 1, heads: int = 8, side: int = 7):
         super().__init__()
@@ -31,9 +34,8 @@ class LocalAttention2d(nn.Module):
         query = query.reshape(n, self.heads, -1, h * w)
         key, value = (around(maps).reshape(n, self.heads, -1, self.side**2, h * w) for maps in (key, value))
         square = (-1, -1, self.side, self.side)
-        relative = torch.cat([self.rows[..., None].expand(square), self.columns[:, :, None].expand(square)], 1).flatten(
-            2
-        )
+        rows, columns = self.rows[..., None].expand(square), self.columns[:, :, None].expand(square)
+        relative = torch.cat([rows, columns], 1).flatten(2)  # [heads, d, side²]
         logits = torch.einsum("nhdp,nhdkp->nhkp", query, key) + torch.einsum("nhdp,hdk->nhkp", query, relative)
         weights = logits.masked_fill(around(x.new_ones(1, 1, h, w)) == 0, -torch.inf).softmax(2)
         y = torch.einsum("nhkp,nhdkp->nhdp", weights, value).reshape(n, c, h, w)
@@ -41,7 +43,10 @@ class LocalAttention2d(nn.Module):
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #15622f3d
 class BlockAttention2d(nn.Module):
-    "Attention within blocks, [N, in, H, W] → [N, C, H, W]; sides must be multiples of the block's. Source: the stem of Ramachandran et al. 2019."
+    """Attention within blocks, [N, in, H, W] → [N, C, H, W]; sides must be multiples of the block's.
+
+    Source: the stem of Ramachandran et al. 2019.
+    """
 
     def __init__(self, in_channels: int, channels: int, heads: int = 8, side: int = 4, mixtures: int = 4):
         super().__init__()
@@ -54,21 +59,16 @@ class BlockAttention2d(nn.Module):
         n, _, h, w = x.shape
         tall, wide, d = h // self.side, w // self.side, self.channels // self.heads
         maps = self.qkv(x).reshape(n, -1, self.heads, d, tall, self.side, wide, self.side)
-        query, key, *values = (
-            maps.permute(1, 0, 2, 4, 6, 3, 5, 7).flatten(6).flatten(3, 4)
-        )  # each [N, heads, blocks, d, side²]
+        maps = maps.permute(1, 0, 2, 4, 6, 3, 5, 7)  # [·, N, heads, tall, wide, d, side, side]
+        query, key, *values = maps.flatten(6).flatten(3, 4)  # each [N, heads, blocks, d, side²]
         position = (self.rows[:, :, None] + self.columns[:, None]).flatten(1)  # [C, side²]
         shares = (self.mixtures @ position).softmax(0)
         value = torch.einsum("mq,mnhbdq->nhbdq", shares, torch.stack(values))
-        logits = torch.einsum("nhbdp,nhbdq->nhbpq", query, key) + torch.einsum(
-            "nhbdp,hdq->nhbpq", query, position.unflatten(0, (self.heads, d))
-        )
+        of_place = torch.einsum("nhbdp,hdq->nhbpq", query, position.unflatten(0, (self.heads, d)))
+        logits = torch.einsum("nhbdp,nhbdq->nhbpq", query, key) + of_place
         y = torch.einsum("nhbpq,nhbdq->nhbdp", logits.softmax(4), value)
-        return (
-            y.reshape(n, self.heads, tall, wide, d, self.side, self.side)
-            .permute(0, 1, 4, 2, 5, 3, 6)
-            .reshape(n, self.channels, h, w)
-        )
+        y = y.reshape(n, self.heads, tall, wide, d, self.side, self.side)
+        return y.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, self.channels, h, w)
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #e7c2e4c1
 def relative_logits(
@@ -76,20 +76,24 @@ def relative_logits(
     rows: Tensor,  # [d, 2H − 1]: from H − 1 up to H − 1 down
     columns: Tensor,  # [d, 2W − 1]
 ) -> Tensor:  # [N, heads, HW, HW]
-    """What each place's query says of every place by where it stands: its row's and its column's embedding, times the query.
+    """What each place's query says of every place by where it stands: row's and column's embedding, times the query.
 
-    Source: attention augmented convolutions, Bello et al. 2019. Raises `InputError` for embeddings of maps of another size.
+    Source: attention augmented convolutions, Bello et al. 2019.
+    Raises `InputError` for embeddings of maps of another size.
     """
 
     def along(embeddings: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        if embeddings.shape[1] != 2 * length - 1:
+        differences = embeddings.shape[1]
+        if differences != 2 * length - 1:
             raise InputError(
-                f"embeddings of {embeddings.shape[1]} differences are for {(embeddings.shape[1] + 1) // 2} places in a line, got a map with {length}"
+                f"embeddings of {differences} differences are for {(differences + 1) // 2} places in a line, "
+                f"got a map with {length}"
             )
         places = torch.arange(length, device=query.device)
         return torch.einsum("nhdyx,dr->nhyxr", query, embeddings), places[None] - places[:, None] + length - 1
 
-    (down, row), (right, column) = along(rows, query.shape[3]), along(columns, query.shape[4])
+    down, row = along(rows, query.shape[3])
+    right, column = along(columns, query.shape[4])
     down = down.gather(4, row[:, None].expand(*down.shape[:4], -1))
     right = right.gather(4, column.expand(*right.shape[:4], -1))
     return (down[..., None] + right[..., None, :]).flatten(4).flatten(2, 3)
@@ -105,9 +109,8 @@ def map_attention(
     "Attention of every place to all of the map. Source: Bello et al. 2019."
     query = query * (1 / query.shape[2]) ** 0.5
     logits = torch.einsum("nhdp,nhdq->nhpq", query.flatten(3), key.flatten(3)) + relative_logits(query, rows, columns)
-    return torch.einsum("nhpq,nhdq->nhdp", logits.softmax(3), value.flatten(3)).reshape(
-        len(value), -1, *value.shape[3:]
-    )
+    result = torch.einsum("nhpq,nhdq->nhdp", logits.softmax(3), value.flatten(3))
+    return result.reshape(len(value), -1, *value.shape[3:])
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #63e9a335
 def halved(size: int, times: int = 1) -> int:
@@ -116,7 +119,10 @@ def halved(size: int, times: int = 1) -> int:
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #7fa94690
 class AugmentedConv2d(nn.Module):
-    "A 3×3 convolution and attention over the map, side by side: [N, C, size, size] → [N, C, ⌈size/stride⌉, ⌈size/stride⌉]. Source: Bello et al. 2019."
+    """A 3×3 convolution and attention over the map, side by side.
+
+    [N, C, size, size] → [N, C, ⌈size/stride⌉, ⌈size/stride⌉]. Source: Bello et al. 2019.
+    """
 
     def __init__(
         self,
@@ -132,24 +138,24 @@ class AugmentedConv2d(nn.Module):
         super().__init__()
         times = lambda share: heads * max(round(share * channels / heads), 1)
         self.map_size = size  # of the only maps that it takes
-        self.keys, self.values, self.heads = max(times(key_share), heads * min_keys), times(value_share), heads
+        self.keys = max(times(key_share), heads * min_keys)
+        self.values, self.heads = times(value_share), heads
         self.conv = nn.Conv2d(channels, channels - self.values, 3, stride, 1, bias=False)
-        self.shrink = nn.Sequential(
-            *[nn.AvgPool2d(3, 2, 1, count_include_pad=False) for _ in range(halvings + stride - 1)]
-        )
+        pools = halvings + stride - 1
+        self.shrink = nn.Sequential(*[nn.AvgPool2d(3, 2, 1, count_include_pad=False) for _ in range(pools)])
         self.qkv = nn.Conv2d(channels, 2 * self.keys + self.values, 1, bias=False)
-        d = self.keys // heads
-        self.rows, self.columns = (
-            nn.Parameter(torch.randn(d, 2 * halved(size, halvings + stride - 1) - 1) * d**-0.5) for _ in range(2)
-        )
+        d, differences = self.keys // heads, 2 * halved(size, pools) - 1
+        self.rows, self.columns = (nn.Parameter(torch.randn(d, differences) * d**-0.5) for _ in range(2))
         self.project = nn.Conv2d(self.values, self.values, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps, qkv = self.conv(x), self.qkv(self.shrink(x)).split([self.keys, self.keys, self.values], 1)
-        y = self.project(map_attention(*[part.unflatten(1, (self.heads, -1)) for part in qkv], self.rows, self.columns))
-        return torch.cat(
-            [maps, y if y.shape[2:] == maps.shape[2:] else F.interpolate(y, maps.shape[2:], mode="bilinear")], 1
-        )
+        maps = self.conv(x)
+        qkv = self.qkv(self.shrink(x)).split([self.keys, self.keys, self.values], 1)
+        query, key, value = (part.unflatten(1, (self.heads, -1)) for part in qkv)
+        y = self.project(map_attention(query, key, value, self.rows, self.columns))
+        if y.shape[2:] != maps.shape[2:]:
+            y = F.interpolate(y, maps.shape[2:], mode="bilinear")
+        return torch.cat([maps, y], 1)
 
 # %% ../nbs/lib/15_spatial_attention.ipynb #6fd420cc
 GATHERS = ("theta_minus", "theta", "theta_plus")
@@ -168,7 +174,6 @@ class GatherExcite(nn.Sequential):
             raise unknown("variant", variant, GATHERS)
         learned = [nn.Conv2d(channels, channels, size, groups=channels, bias=False), nn.BatchNorm2d(channels)]
         gather = [nn.AdaptiveAvgPool2d(1)] if variant == "theta_minus" else learned
-        super().__init__(
-            *gather, *([unit("relu", channels), SEGate(channels)] if variant == "theta_plus" else [nn.Sigmoid()])
-        )
+        excite = [unit("relu", channels), SEGate(channels)] if variant == "theta_plus" else [nn.Sigmoid()]
+        super().__init__(*gather, *excite)
         self.map_size = None if variant == "theta_minus" else size  # of the only maps that it takes

@@ -33,11 +33,12 @@ def sample(
     values = _numbers(values)
     if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
         raise InputError(
-            f"{name} needs at least 2 finite values, one a seed, got {values.tolist()}: run more seeds, for example -p seeds 3"
+            f"{name} needs at least 2 finite values, one a seed, got {values.tolist()}: "
+            "run more seeds, for example -p seeds 3"
         )
     return values
 
-
+# %% ../nbs/lib/31_statistics.ipynb #2144738b
 def _share(share: float, name: str = "confidence") -> float:
     "A share as it was given; raises `InputError` for what is none."
     if not (isinstance(share, Real) and 0 < share < 1):
@@ -46,7 +47,7 @@ def _share(share: float, name: str = "confidence") -> float:
 
 
 def t_quantile(df: float, confidence: float) -> float:
-    "Half the width of a two-sided t-interval, in standard errors; raises `InputError` for a confidence that is no share."
+    "Half the width of a two-sided t-interval, in standard errors; `InputError` for a confidence that is no share."
     return float(special.stdtrit(df, (1 + _share(confidence)) / 2))
 
 
@@ -68,9 +69,7 @@ class Effect:
     low: float  # of the interval
     high: float
     p: float  # two-sided, of no difference
-    p_superior: (
-        float  # chance that a run of the first arm beats one of the second, ties counted half; nan for other contrasts
-    )
+    p_superior: float  # chance that a run of the first arm beats one of the second, ties half; nan for other contrasts
     error: float  # standard error
     df: float  # degrees of freedom
 
@@ -84,14 +83,15 @@ class Effect:
         return float(special.stdtr(self.df, distance / self.error)) if self.error else float(distance >= 0)
 
     def p_within(self, margin: float) -> float:
-        "p of the effect being at least `margin` away from zero (two one-sided tests): small where it is equivalent to none."
+        "p of the effect being `margin` or more from zero (two one-sided tests): small where it is equivalent to none."
         return max(self.p_above(-margin), self.p_below(margin)) if margin > 0 else 1.0
 
     def p_beyond(self, margin: float) -> float:
         "p of the effect lying within `margin` of zero: small where it is larger, on either side."
-        return min(
-            1.0, self.p_above(margin) + self.p_above(-margin), self.p_below(margin) + self.p_below(-margin)
-        )  # of an effect at the margin, found beyond it on this side or the other
+        # of an effect at the margin, found beyond it on this side or the other
+        above = self.p_above(margin) + self.p_above(-margin)
+        below = self.p_below(margin) + self.p_below(-margin)
+        return min(1.0, above, below)
 
     @property
     def detectable(self) -> float:
@@ -105,14 +105,14 @@ def contrast(
     confidence: float = 0.95,
     extra: tuple[float, float] | None = None,  # a further variance of the contrast, and its degrees of freedom
 ) -> Effect:
-    "The weighted sum of arm means with its t-interval; raises `InputError` where an arm has too few seeds, or no weight."
+    "The weighted sum of arm means with its t-interval; `InputError` where an arm has too few seeds, or no weight."
     arms = [sample(arm) for arm in arms]
     if not arms or len(arms) != len(weights):
         raise InputError(f"a contrast needs a weight for each arm, got {len(weights)} for {len(arms)}")
-    parts = [(w**2 * arm.var(ddof=1) / len(arm), len(arm) - 1) for w, arm in zip(weights, arms)] + (
-        [extra] if extra else []
-    )
-    difference, variance = sum(w * arm.mean() for w, arm in zip(weights, arms)), sum(v for v, _ in parts)
+    parts = [(w**2 * arm.var(ddof=1) / len(arm), len(arm) - 1) for w, arm in zip(weights, arms)]
+    parts += [extra] if extra else []
+    difference = sum(w * arm.mean() for w, arm in zip(weights, arms))
+    variance = sum(v for v, _ in parts)
     rounding = 1e-12 * max(abs(arm).max() for arm in arms)
     if variance <= rounding**2:  # equal values whose mean was rounded
         difference, variance = difference if abs(difference) > rounding else 0.0, 0.0
@@ -132,12 +132,13 @@ def effect(
     b,  # likewise
     paired: bool = False,  # seed by seed; then as many of each, in the same order
     confidence: float = 0.95,
-    extra: tuple[float, float]
-    | None = None,  # variance of the test images and its degrees of freedom, see `image_variance`
+    extra: tuple[float, float] | None = None,  # as `image_variance` gives it
 ) -> Effect:
-    """The difference of two arms with its t-interval (Welch, or paired); raises `InputError` where there are too few seeds.
+    """The difference of two arms with its t-interval (Welch, or paired).
 
-    Interval and p hold for runs that scatter normally; where one arm is skewed to the left and the other to the right, they err about twice as often."""
+    Raises `InputError` where there are too few seeds. Interval and p hold for runs that scatter normally;
+    where one arm is skewed to the left and the other to the right, they err about twice as often.
+    """
     a, b = sample(a, "a"), sample(b, "b")
     if paired and len(a) != len(b):
         raise InputError(f"paired arms need as many seeds each, got {len(a)} and {len(b)}")
@@ -151,7 +152,10 @@ def equivalent(
     margin: float,  # in their units, fixed before the result
     paired: bool = False,
 ) -> float:
-    "p of two one-sided tests: small where the arms differ by less than `margin`, for runs as in `effect`; raises `InputError` for a margin that is not positive."
+    """p of two one-sided tests: small where the arms differ by less than `margin`, for runs as in `effect`.
+
+    Raises `InputError` for a margin that is not positive.
+    """
     if not margin > 0:
         raise InputError(f"an equivalence needs a positive margin, got {margin!r}")
     return effect(a, b, paired).p_within(margin)
@@ -172,7 +176,10 @@ def rank_correlation(
     a,  # one number a run
     b,  # likewise
 ) -> float:
-    "Spearman's correlation; nan where one of the two does not vary or is not a number; raises `InputError` for unequally many."
+    """Spearman's correlation; nan where one of the two does not vary or is not a number.
+
+    Raises `InputError` for unequally many.
+    """
     if len(a) != len(b):
         raise InputError(f"a correlation needs as many numbers of each kind, got {len(a)} and {len(b)}")
     a, b = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
@@ -184,15 +191,15 @@ def correlations(
     a,  # one number a run
     b,  # likewise
     arms,  # the arm of each run
-) -> dict[
-    str, float
-]:  # over all runs, between arms (of their means), within arms (of each run's distance from its arm's mean)
-    "Rank correlations of two properties of runs, by what is compared; runs without a value are left out; raises `InputError` for unequally many."
+) -> dict[str, float]:  # over all runs; between arms, of their means; within arms, of distances from these
+    """Rank correlations of two properties of runs, by what is compared; runs without a value are left out.
+
+    Raises `InputError` for unequally many.
+    """
     a, b, arms = _numbers(a), _numbers(b), np.asarray(arms)
     if not a.shape == b.shape == arms.shape == (a.size,):
-        raise InputError(
-            f"a correlation needs two numbers and an arm a run, got {list(a.shape)}, {list(b.shape)} and {list(arms.shape)}"
-        )
+        given = f"{list(a.shape)}, {list(b.shape)} and {list(arms.shape)}"
+        raise InputError(f"a correlation needs two numbers and an arm a run, got {given}")
     known = np.isfinite(a) & np.isfinite(b)
     a, b, places = a[known], b[known], np.unique(arms[known], return_inverse=True)[1]
     means = [np.bincount(places, values) / np.bincount(places) for values in (a, b)]
@@ -213,7 +220,7 @@ class Mediation:
     direct: Effect  # at an equal mediator
     slope: Effect  # of the outcome on the mediator, within arms
 
-
+# %% ../nbs/lib/31_statistics.ipynb #e0b9ebd5
 def mediation(
     a,  # outcome, one number a seed
     b,
@@ -221,11 +228,12 @@ def mediation(
     mediator_b,
     confidence: float = 0.95,
 ) -> Mediation:
-    "The difference a minus b through a mediator and beside it (one slope for both arms); raises `InputError` where the mediator does not vary."
-    outcomes, mediators = (
-        [sample(a, "a"), sample(b, "b")],
-        [sample(mediator_a, "mediator_a"), sample(mediator_b, "mediator_b")],
-    )
+    """The difference a minus b through a mediator and beside it (one slope for both arms).
+
+    Raises `InputError` where the mediator does not vary.
+    """
+    outcomes = [sample(a, "a"), sample(b, "b")]
+    mediators = [sample(mediator_a, "mediator_a"), sample(mediator_b, "mediator_b")]
     y, m = (np.concatenate([values - values.mean() for values in arms]) for arms in (outcomes, mediators))
     if len(y) != len(m) or len(y) < 4 or not m @ m:
         raise InputError(
@@ -233,18 +241,16 @@ def mediation(
         )
     slope, apart, df = y @ m / (m @ m), mediators[0].mean() - mediators[1].mean(), len(y) - 3
     variance = np.square(y - slope * m).sum() / df
-    of_slope, total = variance / (m @ m), effect(*outcomes, confidence=confidence)
-    shares = [
-        (apart**2 * of_slope, df),
-        *((slope**2 * values.var(ddof=1) / len(values), len(values) - 1) for values in mediators),
-    ]
-    through = sum(share for share, _ in shares)  # of the slope, and of both means of the mediator
+    of_slope = variance / (m @ m)
+    of_means = [(slope**2 * values.var(ddof=1) / len(values), len(values) - 1) for values in mediators]
+    shares = [(apart**2 * of_slope, df), *of_means]
+    through = sum(share for share, _ in shares)
     of_direct = variance * sum(1 / len(arm) for arm in outcomes) + apart**2 * of_slope
+    total = effect(*outcomes, confidence=confidence)
     known = lambda part, square, df: _effect(float(part), float(np.sqrt(square)), df, confidence)
     mediated = known(slope * apart, through, float(through**2 / sum(share**2 / of for share, of in shares)))
-    return Mediation(
-        total, mediated, known(total.difference - slope * apart, of_direct, df), known(slope, of_slope, df)
-    )
+    direct = known(total.difference - slope * apart, of_direct, df)
+    return Mediation(total, mediated, direct, known(slope, of_slope, df))
 
 # %% ../nbs/lib/31_statistics.ipynb #99980d2f
 def holm(
@@ -265,7 +271,10 @@ def power(
     df: float,  # degrees of freedom
     alpha: float = 0.05,  # two-sided
 ) -> float:
-    "Chance that a two-sided test finds a true difference, on its side; raises `InputError` for what is no standard error, degrees of freedom or level."
+    """Chance that a two-sided test finds a true difference, on its side.
+
+    Raises `InputError` for what is no standard error, degrees of freedom or level.
+    """
     if not (error >= 0 and df > 0):
         raise InputError(
             f"a power needs a standard error of at least 0 and degrees of freedom above 0, got {error!r} and {df!r}"
@@ -274,25 +283,28 @@ def power(
     if not error:
         return float(difference != 0)
     apart = abs(difference) / error
-    missed = (
-        special.nctdtr(df, apart, limit) if apart < 1000 else np.nan
-    )  # nan also where the series gives up, always far from the limit
+    # nan also where the series gives up, always far from the limit
+    missed = special.nctdtr(df, apart, limit) if apart < 1000 else np.nan
     return float(special.chdtr(df, df * (apart / limit) ** 2) if np.isnan(missed) else 1 - missed)
 
-
+# %% ../nbs/lib/31_statistics.ipynb #66cf3cbb
 def detectable(
     error: float,
     df: float,
     wanted: float = 0.8,  # power
     alpha: float = 0.05,
 ) -> float:
-    "The true difference that a two-sided test finds with the wanted power; raises `InputError` where none does below 29 standard errors."
+    """The true difference that a two-sided test finds with the wanted power.
+
+    Raises `InputError` where none does below 29 standard errors.
+    """
     if not error:
         return 0.0
     lacking = lambda d: wanted - power(d * error, error, df, alpha)
     if not (error > 0 and lacking(0) > 0 > lacking(29)):
         raise InputError(
-            f"no difference is found with a power of {wanted!r}, at a standard error of {error!r} with {df!r} degrees of freedom and alpha {alpha!r}"
+            f"no difference is found with a power of {wanted!r}, at a standard error of {error!r} "
+            f"with {df!r} degrees of freedom and alpha {alpha!r}"
         )
     return float(optimize.brentq(lacking, 0, 29) * error)
 
@@ -328,14 +340,17 @@ def image_variance(
     arms: list,  # each bool [S, N]: seed, test image: decided correctly; the same N images
     weights: list[float],  # of the arms in the contrast
 ) -> tuple[float, float]:  # variance of the contrast of accuracies (shares), and its degrees of freedom
-    "The variance of a contrast of accuracies that is due to which images were in the test set; raises `InputError` where they are not the same for all."
+    """The variance of a contrast of accuracies that is due to which images were in the test set.
+
+    Raises `InputError` where they are not the same for all.
+    """
     arms = [_numbers(arm) for arm in arms]
-    unlike = lambda arm: (
-        arm.ndim != 2 or not len(arm) or arm.shape[1:] != arms[0].shape[1:] or not np.isfinite(arm).all()
-    )
-    if not arms or len(arms) != len(weights) or any(map(unlike, arms)) or arms[0].shape[1] < 2:
+    table = lambda arm: arm.ndim == 2 and len(arm) > 0 and np.isfinite(arm).all()
+    alike = lambda arm: table(arm) and arm.shape[1:] == arms[0].shape[1:]
+    if not arms or len(arms) != len(weights) or not all(map(alike, arms)) or arms[0].shape[1] < 2:
         raise InputError(
-            f"each arm needs a weight and decisions [S, N] on the same images, at least two, got {len(weights)} for {[list(arm.shape) for arm in arms]}"
+            "each arm needs a weight and decisions [S, N] on the same images, at least two, "
+            f"got {len(weights)} for {[list(arm.shape) for arm in arms]}"
         )
     per_image = sum(w * arm.mean(0) for w, arm in zip(weights, arms))
     of_seeds = sum(w**2 * arm.var(0, ddof=1).mean() / len(arm) for w, arm in zip(weights, arms) if len(arm) > 1)

@@ -54,19 +54,16 @@ def write_net(
     "Write a trained net under the key of its spec: its numbers first, its record last."
     from safetensors.torch import save
 
-    key = trained.spec.key
-    tensors = {
-        f"{epoch}/{name}": value for epoch, weights in trained.weights.items() for name, value in weights.items()
-    }
+    key, tensors = trained.spec.key, {}
+    for epoch, weights in trained.weights.items():
+        tensors |= {f"{epoch}/{name}": value for name, value in weights.items()}
     with written(folder / f"{key}.safetensors") as part:
         part.write_bytes(save(tensors | {"test_correct": trained.test_correct}))
     record = trained.record | {
         "spec": to_dict(trained.spec),
         "identity": identity(trained.spec),
         "shape": trained.shape,
-    }
-    record |= {"history": trained.history.astype(object).where(trained.history.notna(), None).to_dict("records")}
-    record |= {
+        "history": trained.history.astype(object).where(trained.history.notna(), None).to_dict("records"),
         "diverged_at": trained.diverged_at,
         "diverged_step": trained.diverged_step,
         "sha256": sha256(folder / f"{key}.safetensors"),
@@ -80,10 +77,7 @@ def has_net(folder: Path, key: str) -> bool:
     return all((folder / f"{key}.{kind}").exists() for kind in ("json", "safetensors"))
 
 
-def read_net(
-    folder: Path,
-    key: str,
-):
+def read_net(folder: Path, key: str):
     "The `Trained` net of a key; raises `InputError` if a file of it is not what was written."
     import pandas as pd
     from safetensors.torch import load_file
@@ -107,10 +101,15 @@ def read_net(
     history = pd.DataFrame(record["history"])
     history = history.astype(dict.fromkeys(history.columns.drop("epoch"), float))
     known = ("spec", "history", "diverged_at", "diverged_step", "shape", "sha256")
-    rest = {name: value for name, value in record.items() if name not in known}
-    step = record.get("diverged_step")  # older records have the epoch alone
     return Trained(
-        from_dict(record["spec"]), history, record["diverged_at"], test_correct, weights, record["shape"], rest, step
+        spec=from_dict(record["spec"]),
+        history=history,
+        diverged_at=record["diverged_at"],
+        test_correct=test_correct,
+        weights=weights,
+        shape=record["shape"],
+        record={name: value for name, value in record.items() if name not in known},
+        diverged_step=record.get("diverged_step"),  # older records have the epoch alone
     )
 
 # %% ../nbs/lib/37_store.ipynb #ed4072b2
@@ -162,7 +161,9 @@ def _train_missing(folder: Path, specs: list[Spec], device: str) -> None:
     "Train and write nets whose locks are held, from their checkpoints on."
     from fmm_nb.training import train_many
 
-    for trained in train_many(specs, _images(specs[0].data), device, workers=1, checkpoints=folder) if specs else []:
+    if not specs:
+        return
+    for trained in train_many(specs, _images(specs[0].data), device, workers=1, checkpoints=folder):
         write_net(folder, trained)
         (folder / f"{trained.spec.key}.checkpoint").unlink(missing_ok=True)
 
@@ -226,7 +227,8 @@ def _by_pools(
                 deaths = 0
             except BrokenExecutor as error:
                 deaths = deaths + 1 if len(left) == before else 0
-                guilty = left if deaths == LETHAL else tried if deaths and len(tried) == 1 else []
+                guilty = tried if deaths and len(tried) == 1 else []
+                guilty = left if deaths == LETHAL else guilty
                 left = [group for group in left if group not in guilty]
                 bar.update(sum(map(len, guilty)))
                 yield from ((group, died(error)) for group in guilty)
@@ -238,7 +240,8 @@ def _answers(pool: Executor, folder: Path, groups: list[list[Spec]]) -> Iterator
     try:
         for group in groups:
             futures[pool.submit(train_group, folder, group, None)] = group
-    except (OSError, EOFError) as error:  # the server that forks workers was killed, and begins anew with the next pool
+    except (OSError, EOFError) as error:
+        # the server that forks workers was killed, and begins anew with the next pool
         broke = BrokenExecutor(reason(error))
     waiting = set(futures)
     while waiting:
@@ -263,10 +266,7 @@ def records(folder: Path) -> Iterator[dict]:
             yield read_record(path)
 
 
-def nearest_difference(
-    folder: Path,
-    spec: Spec,
-) -> list[tuple]:  # (field, value of the nearest net there, value asked for)
+def nearest_difference(folder: Path, spec: Spec) -> list[tuple]:  # (field, value of the nearest net, value asked for)
     "What would have to change in the nearest stored net of the same model for it to be the net of `spec`."
     wanted = identity(spec)
     found = [record.get("identity", {}) for record in records(folder)]
@@ -282,11 +282,8 @@ def _train(root: Path, specs: list[Spec], workers: int, scheduler: str | None = 
     folder = writable_folder(root).resolve()  # a worker of a cluster has another working directory
     with locked(folder / "store.lock"):  # a folder without locks is refused before any work
         pass
-    failures = {
-        spec: text
-        for spec, text in _outcomes(folder, list({spec.key: spec for spec in specs}.values()), workers, scheduler)
-        if text
-    }
+    once = list({spec.key: spec for spec in specs}.values())
+    failures = {spec: text for spec, text in _outcomes(folder, once, workers, scheduler) if text}
     if failures:
         raise FailedTraining(failures)
 
@@ -313,14 +310,20 @@ class Store:
         return has_net(self.root, spec.key)
 
     def train(self, specs: list[Spec], workers: int = 1, scheduler: str | None = None) -> None:
-        "Train what is missing by `workers` processes, or by those of a Dask `scheduler`; raises `FailedTraining` when all others are done."
+        """Train what is missing by `workers` processes, or by those of a Dask `scheduler`.
+
+        Raises `FailedTraining` when all others are done.
+        """
         _train(self.root, [spec for spec in specs if not self.has(spec)], workers, scheduler)
         for spec in specs:  # a kill may have come between a net and the removal of its checkpoint
             with suppress(OSError):
                 (self.root / f"{spec.key}.checkpoint").unlink()
 
     def trained(self, specs: list[Spec], workers: int = 1) -> list:
-        "The `Trained` nets of some specs, in their order; those that are missing are trained first, those that are damaged with a warning."
+        """The `Trained` nets of some specs, in their order.
+
+        Those that are missing are trained first, those that are damaged with a warning.
+        """
         self.train(specs, workers)
         found = _read(self.root, dict.fromkeys(spec.key for spec in specs))
         _train(self.root, [spec for spec in specs if spec.key not in found], workers)

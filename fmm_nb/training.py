@@ -32,9 +32,7 @@ def train(
     spec: Spec,
     images: ImageSet,  # the whole set: `spec.n_train` is applied here
     device: str | None = None,  # None: a GPU where there is one
-    checkpoint: str
-    | Path
-    | None = None,  # a file: an interrupted training goes on from there; it stays when all is done
+    checkpoint: str | Path | None = None,  # a file from which an interrupted training goes on; it stays in the end
 ) -> Trained:
     "Train one net, with a progress bar on a terminal; torch's threads and generator are left as they were."
     device = device or usual_device()
@@ -50,29 +48,26 @@ def usual_device() -> str:
     "The device that trains, and on which pages measure, unless another is asked for."
     return "cuda" if torch.cuda.is_available() else "cpu"
 
-
+# %% ../nbs/lib/36_training.ipynb #71df0001
 def _bar(spec: Spec, which: str) -> tqdm:
     "A progress bar over epochs; a worker leaves the line to the bar of the whole run."
-    quiet = True if parent_process() else None
-    return tqdm(
-        total=spec.protocol.epochs, desc=f"{spec.model} {spec.data} {which}", unit="epoch", disable=quiet, leave=False
-    )
+    quiet, label = True if parent_process() else None, f"{spec.model} {spec.data} {which}"
+    return tqdm(total=spec.protocol.epochs, desc=label, unit="epoch", disable=quiet, leave=False)
 
 
 def _finished(training: Training) -> Trained:
     "The outcome of a training that is over."
     record = {"data": training.parts.name, "fingerprint": training.parts.fingerprint, "precision": training.precision}
     record |= {"torch": torch.__version__, "device": training.device, "seconds": round(training.seconds, 2)}
-    history = pd.DataFrame(training.history)
     return Trained(
-        training.spec,
-        history,
-        training.diverged_at,
-        training.test_correct,
-        training.kept,
-        training.parts.shape,
-        record,
-        diverged_step(training),
+        spec=training.spec,
+        history=pd.DataFrame(training.history),
+        diverged_at=training.diverged_at,
+        test_correct=training.test_correct,
+        weights=training.kept,
+        shape=training.parts.shape,
+        record=record,
+        diverged_step=diverged_step(training),
     )
 
 # %% ../nbs/lib/36_training.ipynb #199bc7cb
@@ -103,25 +98,20 @@ def train_many(
     images: ImageSet,
     device: str | None = None,  # None: a GPU where there is one
     workers: int | None = None,  # processes on a CPU; None: one a core
-    checkpoints: str
-    | Path
-    | None = None,  # a folder: interrupted trainings go on from the files of their keys; these stay when all is done
+    checkpoints: str | Path | None = None,  # a folder: trainings go on from the files of their keys, which stay
 ) -> list[Trained]:  # in the order of `specs`
     "Train several nets; a script that calls this with more than one worker guards its main module."
     workers = cores() if workers is None else whole_number("workers", workers)
-    device, files = (
-        device or usual_device(),
-        checkpoints and {spec: Path(checkpoints, f"{spec.key}.checkpoint") for spec in specs},
-    )
+    device = device or usual_device()
+    files = {spec: Path(checkpoints, f"{spec.key}.checkpoint") for spec in specs} if checkpoints else None
     if device != "cpu":
         return _abreast(specs, images, device, files)
     if workers == 1 or len(specs) < 2:
         return _one_by_one(specs, images, files)
     turns = [specs[first::workers] for first in range(min(workers, len(specs)))]
+    tasks = [pickle.dumps((turn, images, files)) for turn in turns]
     with workers_pool(len(turns)) as pool:
-        found = [
-            pickle.loads(nets) for nets in pool.map(_pickled, [pickle.dumps((turn, images, files)) for turn in turns])
-        ]
+        found = [pickle.loads(nets) for nets in pool.map(_pickled, tasks)]
     return [found[place % len(turns)][place // len(turns)] for place in range(len(specs))]
 
 
@@ -130,7 +120,8 @@ def _one_by_one(specs: list[Spec], images: ImageSet, files: dict[Spec, Path] | N
 
 
 def _pickled(task: bytes) -> bytes:
-    "Nets trained by a worker, all as plain bytes: tensors would go through shared memory, which may be small, and open files."
+    "Nets trained by a worker, all as plain bytes."
+    # tensors would go through shared memory, which may be small, and open files
     return pickle.dumps(_one_by_one(*pickle.loads(task)))
 
 # %% ../nbs/lib/36_training.ipynb #206bb7c5
@@ -162,11 +153,9 @@ def _group(specs: list[Spec], shared: Parts, device: str, files: dict[Spec, Path
     from fmm_nb.graphs import run_together
 
     trainings = [Training(spec, shared, device) for spec in specs]
+    which = f"and {len(specs) - 1} more" if len(specs) > 1 else f"seed {specs[0].seed}"
     try:
-        with (
-            arithmetic(),
-            _bar(specs[0], f"and {len(specs) - 1} more" if len(specs) > 1 else f"seed {specs[0].seed}") as bar,
-        ):
+        with arithmetic(), _bar(specs[0], which) as bar:
             run_together(trainings, bar.update, files)
     except torch.cuda.OutOfMemoryError:
         if len(specs) == 1:

@@ -56,26 +56,25 @@ def chord(x1: Tensor, x2: Tensor, points: int = 256) -> Tensor:  # [P, C, H, W]
 def _blended(weights: Tensor, *images: Tensor) -> Tensor:
     "Weightings [P, A] of A images."
     if any(not isinstance(image, Tensor) or image.shape != images[0].shape for image in images):
-        raise InputError(
-            f"images of a path are tensors of one shape [C, H, W], got {[f'{type(image).__name__} {list(np.shape(image))}' for image in images]}"
-        )
+        given = [f"{type(image).__name__} {list(np.shape(image))}" for image in images]
+        raise InputError(f"images of a path are tensors of one shape [C, H, W], got {given}")
     stacked = float_images(torch.stack([x[0] if x.ndim == 4 and len(x) == 1 else x for x in images]))
     return torch.einsum("pa,achw->pchw", weights.to(stacked), stacked)
 
 # %% ../nbs/lib/27_trajectories.ipynb #10ccb4f3
 @dataclass(frozen=True, eq=False)
 class Paths:
-    "T paths of P points, one after the other: the same weightings of other images; a slice [B, C, H, W] is made when it is due."
+    """T paths of P points, one after the other: the same weightings of other images.
+
+    A slice [B, C, H, W] is made when it is due.
+    """
 
     weights: Tensor  # [P, A], as `ellipse_weights` and `chord_weights` give them
     images: Tensor  # [T, A, C, H, W]
 
     def __post_init__(self):
-        if (
-            self.images.ndim != 5
-            or not self.images.is_floating_point()
-            or self.weights.shape[1:] != self.images.shape[1:2]
-        ):
+        floats = self.images.ndim == 5 and self.images.is_floating_point()
+        if not floats or self.weights.shape[1:] != self.images.shape[1:2]:
             given = f"{list(self.weights.shape)} and {self.images.dtype} {list(self.images.shape)}"
             raise InputError(f"paths are weights [P, A] and float images [T, A, C, H, W], got {given}")
 
@@ -97,25 +96,25 @@ def triples(
     kind: str = "cross_class",  # three images of three classes; or "single_class"
     seed: int = 0,
 ) -> Tensor:  # int64 [T, 3]: places in `labels`
-    "Triples of images, drawn by seed alone; raises `InputError` where there are too few images or classes, or for what are no labels."
+    """Triples of images, drawn by seed alone.
+
+    Raises `InputError` where there are too few images or classes, or for what are no labels.
+    """
     if kind not in KINDS:
         raise unknown("kind of triples", kind, KINDS)
     values, classes = torch.as_tensor(labels).cpu().numpy(), KINDS[kind]
     if values.ndim != 1:
         raise InputError(f"labels must be one number an image, [N], got {list(values.shape)}")
+    each = 3 // classes  # images of each class
     members = [np.flatnonzero(values == label) for label in np.unique(values)]
-    members = [places for places in members if len(places) >= 3 // classes]
+    members = [places for places in members if len(places) >= each]
     if len(members) < classes:
-        raise InputError(
-            f"{kind} triples need {classes} classes with at least {3 // classes} images, got {len(members)}"
-        )
-    chance = stream(whole_number("seed", seed, 0), kind, "triples")
-    chosen = (
-        c for _ in range(whole_number("count", count)) for c in chance.choice(len(members), classes, replace=False)
-    )
-    return torch.tensor(
-        np.array([chance.choice(members[c], 3 // classes, replace=False) for c in chosen]).reshape(-1, 3)
-    )
+        raise InputError(f"{kind} triples need {classes} classes with at least {each} images, got {len(members)}")
+    chance, found = stream(whole_number("seed", seed, 0), kind, "triples"), []
+    for _ in range(whole_number("count", count)):
+        for c in chance.choice(len(members), classes, replace=False):
+            found.append(chance.choice(members[c], each, replace=False))
+    return torch.tensor(np.array(found).reshape(-1, 3))
 
 # %% ../nbs/lib/27_trajectories.ipynb #0cd270c1
 @torch.no_grad()
@@ -133,13 +132,11 @@ def curves(
     path = path if isinstance(path, Paths) else float_images(path)
     paths = len(path.images) if isinstance(path, Paths) else 1
     chosen = None if neurons is None else torch.atleast_1d(torch.as_tensor(neurons)).expand(paths, -1)
-    found = [[] for _ in nets]
+    found, size = [[] for _ in nets], fitting_size(batch_size, path.images if isinstance(path, Paths) else path)
     with ExitStack() as modes:
         for one in nets:
             modes.enter_context(evaluation(one))
-        for part in in_batches(
-            len(path), fitting_size(batch_size, path.images if isinstance(path, Paths) else path), "curves"
-        ):
+        for part in in_batches(len(path), size, "curves"):
             points = path[part]
             of_path = torch.arange(part.start, part.stop) // (len(path) // paths)
             for one, rows in zip(nets, found):
@@ -152,13 +149,17 @@ def curves(
 
 def _picked(values: Tensor, neurons: Tensor) -> Tensor:
     "Of each row the chosen columns; raises `InputError` for one that does not exist."
-    if neurons.is_floating_point() or neurons.numel() and not 0 <= neurons.min() <= neurons.max() < values.shape[1]:
+    there = not neurons.numel() or 0 <= neurons.min() <= neurons.max() < values.shape[1]
+    if neurons.is_floating_point() or not there:
         raise InputError(f"neurons are classes from 0 to {values.shape[1] - 1}, got {neurons.unique().tolist()}")
     return values.gather(1, neurons.to(values.device))
 
 # %% ../nbs/lib/27_trajectories.ipynb #e23c9ea0
 def at_images(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    "From logits [T, 3, K] and labels [T, 3] the shares of images classified correctly, and of class neurons highest at their own image."
+    """The shares of images classified correctly, and of class neurons highest at their own image.
+
+    Logits are [T, 3, K], labels [T, 3].
+    """
     finite = logits.isfinite().all(-1)
     own = logits.gather(2, labels[:, None, :].expand(-1, 3, -1))  # [T, image, the class of which image]
     found = {
@@ -169,14 +170,8 @@ def at_images(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 # %% ../nbs/lib/27_trajectories.ipynb #f3333fc1
 # points that each measure needs; the variation of the slope grows further, there it is a convention
-SAMPLING = {
-    "beyond_linear": 30,
-    "high_harmonics": 120,
-    "spectral_centroid": 120,
-    "range": 120,
-    "arc": 120,
-    "arc_over_range": 120,
-}
+SAMPLING = {"beyond_linear": 30, "high_harmonics": 120, "spectral_centroid": 120}
+SAMPLING |= {"range": 120, "arc": 120, "arc_over_range": 120}
 SAMPLING |= {"slope_at_points": 256, "slope_variation": 2048, "slope_variation_over_range": 2048}
 HIGHEST = 8  # harmonic; what is above counts as high
 
@@ -189,7 +184,8 @@ def roughness(
     least = 2 * HIGHEST + 2
     if curve.ndim < 2 or curve.shape[-2] < least or not curve.numel():
         raise InputError(
-            f"curves are [P, K] with at least {least} points, got {list(curve.shape)}; SAMPLING says how many each measure needs"
+            f"curves are [P, K] with at least {least} points, got {list(curve.shape)}; "
+            "SAMPLING says how many each measure needs"
         )
     curve = curve.double()
     step = 2 * pi / curve.shape[-2] if closed else 1 / (curve.shape[-2] - 1)
@@ -205,9 +201,8 @@ def roughness(
     found |= {f"{name}_over_range": found[name] / scale for name in ("arc", "slope_variation")}
     shape = curve / (scale / 2 / torch.frexp(scale).mantissa)[..., None, :]  # a power of two, so that squares have room
     if not closed:
-        return found | {
-            "beyond_linear": _unexplained(shape, 1).square().sum(-2) / _unexplained(shape, 0).square().sum(-2)
-        }
+        left = [_unexplained(shape, degree).square().sum(-2) for degree in (0, 1)]
+        return found | {"beyond_linear": left[1] / left[0]}
     return found | _spectrum(shape) | {"slope_at_points": _near_images(slope.abs()) / scale}
 
 # %% ../nbs/lib/27_trajectories.ipynb #171c1154
@@ -241,12 +236,11 @@ def _unexplained(curve: Tensor, degree: int) -> Tensor:
 # %% ../nbs/lib/27_trajectories.ipynb #58c576cb
 def _switches(model: nn.Module, trunk: bool) -> dict[str, nn.Module]:
     "The ReLUs of a net by name: those on its trunk, or all, and then its max-pools too."
-    gates = () if not trunk else gates_of(model)
+    gates = gates_of(model) if trunk else ()
     kinds = nn.ReLU if trunk else (nn.ReLU, nn.MaxPool2d)
     outside = ((name, m) for name, m in model.named_modules() if not any(name.startswith(f"{gate}.") for gate in gates))
-    found = {
-        name: m for name, m in outside if isinstance(m, kinds) or isinstance(m, Gated) and isinstance(m.gate, ReLUGate)
-    }
+    switches = lambda m: isinstance(m, kinds) or (isinstance(m, Gated) and isinstance(m.gate, ReLUGate))
+    found = {name: m for name, m in outside if switches(m)}
     if trunk and not found:
         raise InputError(
             f"{type(model).__name__} has no ReLU on its trunk, as nn.ReLU or as a gated unit: nothing switches"
@@ -258,14 +252,17 @@ def _state(module: nn.Module, x: Tensor) -> Tensor:
     "Which units of a ReLU are on, or which pixels a max-pool takes."
     if not isinstance(module, nn.MaxPool2d):
         return x > 0
-    return F.max_pool2d(
-        x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True
-    )[1]
+    window = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+    _, taken = F.max_pool2d(x, *window, return_indices=True)
+    return taken
 
 
 @contextmanager
 def _watched(modules: dict[str, nn.Module], note: Callable[[nn.Module, Tensor], Tensor]):
-    "Within the block a dictionary that each pass through a net adds to: a note of what each module is given; a second call is name_2."
+    """Within the block a dictionary that each pass through a net adds to: a note of what each module is given.
+
+    A second call is name_2.
+    """
     seen = {}
 
     def keep(name, module, inputs):
@@ -292,12 +289,8 @@ def transitions(
     batch_size = fitting_size(batch_size, path.images if isinstance(path, Paths) else path)
     with _watched(_switches(model, trunk=True), _state) as seen, evaluation(model):
         ways = [range(len(path))[part] for part in in_batches(len(path), points, "transitions")]
-        found = [
-            _switched(
-                model, (path[i : min(i + batch_size, way.stop)] for i in way[::batch_size]), seen, closed, per_unit
-            )
-            for way in ways
-        ]
+        batches = lambda way: (path[i : min(i + batch_size, way.stop)] for i in way[::batch_size])
+        found = [_switched(model, batches(way), seen, closed, per_unit) for way in ways]
     return found if isinstance(path, Paths) else found[0]
 
 
@@ -314,13 +307,17 @@ def _switched(
             counts[name] = counts.get(name, 0) + (now != before).sum().item()
             first.setdefault(name, now[:1].clone())
             last[name] = now[-1:].clone()
-    home = {name: (first[name] != last[name]).sum().item() if closed else 0 for name in counts}
-    return {name: (n + home[name]) / first[name].numel() if per_unit else n + home[name] for name, n in counts.items()}
+    if closed:
+        counts = {name: n + (first[name] != last[name]).sum().item() for name, n in counts.items()}
+    return {name: n / first[name].numel() for name, n in counts.items()} if per_unit else counts
 
 # %% ../nbs/lib/27_trajectories.ipynb #a147b91d
 @torch.no_grad()
 def first_layer_transitions(model: nn.Module, images: Tensor) -> int:
-    "How often the first layer's ReLUs switch around the ellipse of images [3, C, H, W], exactly; `InputError` if they see nothing affine."
+    """How often the first layer's ReLUs switch around the ellipse of images [3, C, H, W], exactly.
+
+    Raises `InputError` if they see nothing affine.
+    """
     points = torch.cat([images, ellipse(*images, points=2)[1:]])
     with _watched(_switches(model, trunk=True), lambda module, x: x.clone()) as seen, evaluation(model):
         model(float_images(points))
@@ -337,7 +334,10 @@ def piece(
     model: nn.Module,
     x: Tensor,  # [1, C, H, W]: an image of the region
 ):
-    "Within the block, in evaluation mode, each ReLU and max-pool that is a module stays as it is for `x`, whatever the net is shown."
+    """Within the block each ReLU and max-pool that is a module stays as it is for `x`, whatever the net is shown.
+
+    The net is in evaluation mode.
+    """
     if len(float_images(x)) != 1:
         raise InputError(f"a piece is that of one image [1, C, H, W], got {list(x.shape)}")
     switches = _switches(model, trunk=False)
@@ -345,9 +345,9 @@ def piece(
     with evaluation(model):
         with rewired({module: partial(_noted, module, seen) for module, seen in states.items()}), torch.no_grad():
             model(x.clone())
-        with rewired(
-            {module: partial(_held, module, cycle(seen)) for module, seen in states.items()}
-        ):  # each of its calls within a pass has its own state
+        # each of a module's calls within a pass has its own state
+        held = {module: partial(_held, module, cycle(seen)) for module, seen in states.items()}
+        with rewired(held):
             yield model
 
 
@@ -372,11 +372,13 @@ def linear_residual(
     direction: Tensor,  # likewise; its length is half of the way's
     degree: int = 1,  # of the polynomial, at most 127; 1: a line
 ) -> Tensor:  # [K]
-    "How far each logit of the piece at `x` is from the best polynomial, largest distance over range; NaN for one that does not change."
+    """How far each logit of the piece at `x` is from the best polynomial, largest distance over range.
+
+    NaN for a logit that does not change.
+    """
     if float_images(x).dtype != torch.float64 or x.shape != direction.shape or len(x) != 1:
-        raise InputError(
-            f"image and direction must be float64 [1, C, H, W], got {x.dtype} {list(x.shape)} and {list(direction.shape)}"
-        )
+        given = f"{x.dtype} {list(x.shape)} and {list(direction.shape)}"
+        raise InputError(f"image and direction must be float64 [1, C, H, W], got {given}")
     whole_number("degree", degree, least=0, most=127)  # of a higher one, nothing could be left at 129 points
     steps = torch.linspace(-1, 1, 129, dtype=x.dtype, device=x.device)[:, None, None, None]
     with piece(model, x):

@@ -19,14 +19,15 @@ TOLERANCE = 1e-10  # of identities, relative
 
 # %% ../nbs/lib/22_unification.ipynb #048ab95a
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    "The module in double precision and evaluation mode, with no parameter and no running statistic left where it begins."
+    "The module in double precision and evaluation mode, no parameter and no running statistic left where it begins."
     chance = torch.Generator().manual_seed(seed)
     module = module.double().eval()
     for name, value in module.state_dict().items():
         if value.is_floating_point():
             drawn = torch.randn(value.shape, generator=chance, dtype=value.dtype)
             moved = value + 0.3 * (drawn.abs() if name.endswith("running_var") else drawn)
-            value.copy_(drawn / value[0].numel() ** 0.5 if value.ndim > 1 and value[0].numel() > 1 else moved)
+            matrix = value.ndim > 1 and value[0].numel() > 1
+            value.copy_(drawn / value[0].numel() ** 0.5 if matrix else moved)
     return module
 
 # %% ../nbs/lib/22_unification.ipynb #80642b35
@@ -57,20 +58,18 @@ def coupling(
     x = torch.randn(channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     module = randomised(module)
     jacobian = torch.func.jacrev(lambda x: module(x[None])[0])(x).reshape(channels, size**2, channels, size**2).abs()
-    same_channel, same_place = (
-        torch.eye(channels, dtype=torch.bool)[:, None, :, None],
-        torch.eye(size**2, dtype=torch.bool)[None, :, None],
-    )
+    same_channel = torch.eye(channels, dtype=torch.bool)[:, None, :, None]
+    same_place = torch.eye(size**2, dtype=torch.bool)[None, :, None]
     return tuple(bool((jacobian * where > 1e-12).any()) for where in (~same_channel & same_place, ~same_place))
 
 # %% ../nbs/lib/22_unification.ipynb #5904af4c
-SEEN = {
+SEEN = {  # as the slides say: other channels, other places
     "relu": (False, False),
     "swish": (False, False),
     "sine": (False, False),
     "atac": (True, False),
     "se": (True, True),
-}  # as the slides say
+}
 
 # %% ../nbs/lib/22_unification.ipynb #6625b760
 def swish_error(channels: int = 8) -> float:
@@ -84,7 +83,7 @@ def swish_error(channels: int = 8) -> float:
 
 
 def blind_direction(channels: int = 8) -> tuple[float, float]:
-    "How much the published unit's gate moves along a direction that its first layer does not see, and how much Swish's does."
+    "How much the published unit's gate moves along a direction that its first layer does not see; and Swish's."
     gate = randomised(ATACGate(channels)).requires_grad_(False)
     unseen = torch.linalg.svd(gate.squeeze.weight.flatten(1)).Vh[-1].reshape(1, -1, 1, 1)
     x = torch.randn(1, channels, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -96,12 +95,16 @@ def spatial_variances(model: str) -> dict[str, float]:
     torch.manual_seed(0)
     net, found = randomised(create_model(model, 3, 16)), {}
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def keep(name):
+        def note(gated, inputs, output):
+            found[name] = float((output / inputs[0]).flatten(2).var(2, correction=0).mean())
+
+        return note
+
     for name, gated in gates_of(net).items():
         if gated.gate.sees != "element":
-            keep = lambda _, inputs, output, name=name: found.update(
-                {name: float((output / inputs[0]).flatten(2).var(2, correction=0).mean())}
-            )
-            gated.register_forward_hook(keep)
+            gated.register_forward_hook(keep(name))
     with torch.no_grad():
         net(x)
     return found
@@ -124,10 +127,8 @@ def usage(model: str) -> dict[str, int]:
 # %% ../nbs/lib/22_unification.ipynb #ccb2475e
 def checks() -> dict[str, float]:
     "The columns that decide the exact claims: 1 where a check held, and what it was made on."
-    errors, variance = (
-        identity_errors(),
-        {model: spatial_variances(model).values() for model in ("senet_b1", "resnet_b1_atac")},
-    )
+    errors = identity_errors()
+    variance = {model: spatial_variances(model).values() for model in ("senet_b1", "resnet_b1_atac")}
     seen = {name: coupling(unit(name, 16)) for name in SEEN}
     blind, moved = blind_direction()
     return {
@@ -171,6 +172,10 @@ ABOUT = {  # unit: (formula of X', source, what the gate looks at, one weight fo
     "scse": ("max(σ(W₂ ReLU W₁ x̄) x, σ(kx) x)", "Roy et al. 2018", "means, the place", "an element"),
     "simam": ("σ(d²/4(v + λ) + ½) x", "Yang et al. 2021", "its channel", "an element"),
     "residual_attention": ("(1 + σ(hourglass x)) x", "Wang et al. 2017", "a coarse map", "an element"),
+}
+
+# %% ../nbs/lib/22_unification.ipynb #0884c66a
+ABOUT |= {
     "stn": ("Σ k(θ(X), p) x, no gate", "Jaderberg et al. 2015", "the map", "—"),
     "psanet": ("[x, W Σ a(X) x], no gate", "Zhao et al. 2018", "the map", "—"),
     "condconv": ("Σ σ(R x̄) (W∗x), no gate on x", "Yang et al. 2019", "channels' means", "an expert"),
@@ -183,33 +188,15 @@ ABOUT = {  # unit: (formula of X', source, what the gate looks at, one weight fo
 
 # %% ../nbs/lib/22_unification.ipynb #44dd065d
 def about(channels: int = 64, size: int = 8) -> pd.DataFrame:
-    "The table of all units: formula, source, context, sharing, parameters, multiply-accumulates a place, and what the Jacobian couples."
-    rows = []
-    for name, (formula, source, context, shared) in ABOUT.items():
+    "The table of all units: what `ABOUT` says, what they cost, and what the Jacobian couples."
+    columns, rows = ("X′", "source", "looks at", "one weight for"), []
+    for name, described in ABOUT.items():
         with torch.device("meta"):
             made = unit(name, channels)
         parameters = sum(p.numel() for p in made.parameters())
         macs = count_macs(made, (channels, size, size)) / size**2 if parameters else 0.0
-        couples = coupling(unit(name, 16))
-        rows.append(
-            {
-                "unit": name,
-                "X′": formula,
-                "source": source,
-                "looks at": context,
-                "one weight for": shared,
-                "parameters": parameters,
-                "MACs a place": macs,
-            }
-            | dict(zip(("channels", "places"), couples))
-        )
-    rows.append(
-        {
-            "unit": "deformable kernels",
-            "X′": "w∗x read at places that X gives; no code here",
-            "source": "Gao et al. 2020",
-            "looks at": "the map",
-            "one weight for": "—",
-        }
-    )
+        row = {"unit": name} | dict(zip(columns, described)) | {"parameters": parameters, "MACs a place": macs}
+        rows.append(row | dict(zip(("channels", "places"), coupling(unit(name, 16)))))
+    deformable = ("w∗x read at places that X gives; no code here", "Gao et al. 2020", "the map", "—")
+    rows.append({"unit": "deformable kernels"} | dict(zip(columns, deformable)))
     return pd.DataFrame(rows)

@@ -52,7 +52,10 @@ class PReLUGate(nn.Module):
 
 # %% ../nbs/lib/14_units.ipynb #884f882c
 class XUnitGate(nn.Module):
-    "Gate an element from its neighbours in its channel, [N, C, H, W] → [N, C, H, W]. Source: xUnitS, Kligvasser et al. 2018."
+    """Gate an element from its neighbours in its channel, [N, C, H, W] → [N, C, H, W].
+
+    Source: xUnitS, Kligvasser et al. 2018.
+    """
 
     sees = "neighbourhood"
 
@@ -108,7 +111,10 @@ class GCTGate(nn.Module):
 
 # %% ../nbs/lib/14_units.ipynb #32ef44d7
 class GlobalContextGate(nn.Module):
-    "Gate a channel from a mean weighted by attention over places, [N, C, H, W] → [N, C, 1, 1]. Source: Cao et al. 2019."
+    """Gate a channel from a mean weighted by attention over places, [N, C, H, W] → [N, C, 1, 1].
+
+    Source: Cao et al. 2019.
+    """
 
     sees = "map"
 
@@ -128,7 +134,10 @@ class GlobalContextGate(nn.Module):
 
 # %% ../nbs/lib/14_units.ipynb #a04b01f7
 class GatherGate(nn.Module):
-    "Gate an element from a gathered neighbourhood, [N, C, H, W] → [N, C, H, W]. Source: GE-θ with extent 2, Hu et al. 2018."
+    """Gate an element from a gathered neighbourhood, [N, C, H, W] → [N, C, H, W].
+
+    Source: GE-θ with extent 2, Hu et al. 2018.
+    """
 
     sees = "neighbourhood"
 
@@ -142,18 +151,19 @@ class GatherGate(nn.Module):
 
 # %% ../nbs/lib/14_units.ipynb #ae32af64
 class MeanMaxGate(nn.Module):
-    "Gate a channel from its mean and its maximum, [N, C, H, W] → [N, C, 1, 1]. Source: CBAM's channel attention, Woo et al. 2018."
+    """Gate a channel from its mean and its maximum, [N, C, H, W] → [N, C, 1, 1].
+
+    Source: CBAM's channel attention, Woo et al. 2018.
+    """
 
     sees = "map"
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         hidden = max(channels // reduction, 1)
-        self.squeeze, self.activation, self.excite = (
-            nn.Linear(channels, hidden),
-            Gated(ReLUGate()),
-            nn.Linear(hidden, channels),
-        )
+        self.squeeze = nn.Linear(channels, hidden)
+        self.activation = Gated(ReLUGate())
+        self.excite = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         both = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
@@ -161,7 +171,10 @@ class MeanMaxGate(nn.Module):
 
 
 class PlaceGate(nn.Module):
-    "Gate a place from the maximum and the mean over channels around it, [N, C, H, W] → [N, 1, H, W]. Source: CBAM's spatial attention, Woo et al. 2018."
+    """Gate a place from the maximum and the mean over channels around it, [N, C, H, W] → [N, 1, H, W].
+
+    Source: CBAM's spatial attention, Woo et al. 2018.
+    """
 
     sees = "neighbourhood"
 
@@ -175,7 +188,10 @@ class PlaceGate(nn.Module):
 
 # %% ../nbs/lib/14_units.ipynb #a9411dbf
 class SCSEGate(nn.Module):
-    "Gate an element from its place and from its channel's mean, [N, C, H, W] → [N, C, H, W]. Source: Roy et al. 2018, fused by the maximum."
+    """Gate an element from its place and from its channel's mean, [N, C, H, W] → [N, C, H, W].
+
+    Source: Roy et al. 2018, fused by the maximum.
+    """
 
     sees = "map"
 
@@ -205,18 +221,18 @@ class SimAMGate(nn.Module):
 
 # %% ../nbs/lib/14_units.ipynb #71a4822f
 class HourglassGate(nn.Module):
-    "Gate an element from a coarser view of the map, [N, C, H, W] → [N, C, H, W], in (1, 2). Source: residual attention, Wang et al. 2017."
+    """Gate an element from a coarser view of the map, [N, C, H, W] → [N, C, H, W], in (1, 2).
+
+    Source: residual attention, Wang et al. 2017.
+    """
 
     sees = "neighbourhood"
 
     def __init__(self, channels: int):
         super().__init__()
-        hidden, layer = (
-            max(channels // 4, 1),
-            lambda i, o, k: nn.Sequential(
-                nn.BatchNorm2d(i), Gated(ReLUGate()), nn.Conv2d(i, o, k, padding=k // 2, bias=False)
-            ),
-        )
+        hidden = max(channels // 4, 1)
+        conv = lambda i, o, k: nn.Conv2d(i, o, k, padding=k // 2, bias=False)
+        layer = lambda i, o, k: nn.Sequential(nn.BatchNorm2d(i), Gated(ReLUGate()), conv(i, o, k))
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.coarse = nn.Sequential(layer(channels, hidden, 1), layer(hidden, hidden, 3), layer(hidden, channels, 1))
         self.fine = nn.Sequential(layer(channels, channels, 1), layer(channels, channels, 1))

@@ -14,7 +14,7 @@ from captum.attr import visualization
 from torch import nn
 from torch.nn import functional as F
 
-from fmm_nb import saliency
+from fmm_nb import maps, saliency
 from fmm_nb.errors import InputError
 from fmm_nb.fullgrad import fullgrad_terms
 from fmm_nb.gates import Gated, SEGate, frozen_gates, read_gates, unit
@@ -388,8 +388,9 @@ def test_parts_change_nothing(monkeypatch, memory):
     ]
     uses += [lambda method=method: channel_importance(net, x, method) for method in IMPORTANCES]
     whole = [use() for use in uses]
-    monkeypatch.setattr(saliency, "fitting_size", lambda batch_size, x: 3)
-    monkeypatch.setattr(saliency, "MEMORY", memory)
+    for module in (maps, saliency):
+        monkeypatch.setattr(module, "fitting_size", lambda batch_size, x: 3)
+    monkeypatch.setattr(maps, "MEMORY", memory)
     for want, use in zip(whole, uses):
         torch.testing.assert_close(use(), want)
 
