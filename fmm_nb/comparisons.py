@@ -238,7 +238,7 @@ def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) ->
 
 
 def _bits(rows: pd.DataFrame, arms: list[str]) -> dict[str, np.ndarray] | None:
-    "Which test images the nets of each arm get right, bool [seeds, images]; None unless all know it of the same number."
+    "Which test images the nets of each arm get right, bool [seeds, images]; None unless all know it of as many."
     texts = {arm: arm_rows(rows, arm, "seed", "test_correct").drop_duplicates("seed").test_correct for arm in arms}
     if any(of_arm.isna().any() for of_arm in texts.values()):
         return None

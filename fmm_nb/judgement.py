@@ -157,7 +157,7 @@ def _at_equal_loss(claim: Claim, rows: pd.DataFrame, a: str, b: str, margin: flo
 
 
 def _p_within(found: Evidence | None, margin: float) -> float:
-    "The p of an arm without the cause doing as well; 1 where nothing was compared, there is no spread or a run diverged."
+    "The p of an arm without the cause doing as well; 1 where there is no spread, no comparison or a diverged run."
     return found.effect.p_within(margin) if found and found.effect.error and not found.note else 1.0
 
 # %% ../nbs/lib/56_judgement.ipynb #13c8e3be

@@ -26,7 +26,7 @@ CALLED = {  # variants of measures as the pages call them
 
 
 def readings(primary: str, rows: pd.DataFrame, wanted: dict) -> dict[str, Effect]:
-    "The effect of a contrast under each variant of a measure that can be computed, and at equal training loss, by name."
+    "The effect of a contrast under each variant of a measure that rows have, and at equal training loss, by name."
     prefix = variant(primary.removeprefix("log "), "")
     names = [column.removeprefix(prefix) for column in rows if column.startswith(prefix)]
     called = {CALLED.get(name, name.replace("_", " ")): name for name in names}
