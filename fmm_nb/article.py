@@ -178,6 +178,10 @@ ADVICE = [  # (id, words, advice)
         ("supported",),
         "Where you want a product in the main path, keep it near one at the start, or add it beside the shortcut.",
     ),
+]
+
+# %% ../nbs/lib/70_article.ipynb #f850f34a
+ADVICE += [
     (
         "A1",
         ("supported", "smaller"),

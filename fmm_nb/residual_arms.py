@@ -105,7 +105,7 @@ def _at_rates(blocks: tuple[int, ...], here: dict) -> dict[str, Arm]:
         for rate in GRID
     }
 
-
+# %% ../nbs/lib/38_residual_arms.ipynb #85e5996b
 def _in_settings(blocks: tuple[int, ...], here: dict) -> dict[str, Arm]:
     "What might keep a product from breaking, with the sum beside it."
     broken = here | {"seeds": 3, "part": "breaks"}
@@ -192,6 +192,8 @@ RATES = {
     "se_resnet": 0.3,
 }
 CLAIMED = ("resnet", "fmmnet", "se_resnet")  # by claims on accuracy
+
+# %% ../nbs/lib/38_residual_arms.ipynb #43267c1e
 VARIANTS = {  # what a reader might have built instead: (net, options)
     "twice the width": ("wrn10_2", {}),
     "twice the blocks": ("wrn16_1", {}),

@@ -102,6 +102,8 @@ CIFAR100 = Source(
 COARSE = Source(
     "CIFAR-100 with its 20 coarse classes", "cifar", CIFAR100.folder, CIFAR100.files, CIFAR100.get, KRIZHEVSKY
 )
+
+# %% ../nbs/lib/03_sources.ipynb #3eb374ed
 STL10 = Source(
     "STL-10: 13,000 labelled colour 96×96 photographs of 10 classes",
     "stl",

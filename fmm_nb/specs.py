@@ -46,8 +46,7 @@ class Family:
     builder: str  # "module.function" of this package; it takes in_channels, image_size and num_classes besides
     examples: tuple[str, ...]  # names, small ones
 
-
-# what may stand in an activation's place
+# %% ../nbs/lib/09_specs.ipynb #f500b0ad
 UNITS = """
 identity relu prelu elu selu gelu swish sine xunit atac se_activation nin local_se se eca gct ge_theta global_context
 cbam scse simam residual_attention stn psanet condconv dynamic_conv dynet kervolution volterra glu""".split()
