@@ -224,9 +224,7 @@ def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) ->
     if column not in ("test_accuracy_percent", AT_PARAMETERS, BY_SIZE) or "test_correct" not in rows:
         return None
     if column == AT_PARAMETERS:
-        read = {arm: read_off(rows, arm) for arm in wanted}
-        parts = [(name, wanted[arm] * share) for arm in wanted for name, share in read[arm].items()]
-        wanted = pd.DataFrame(parts).groupby(0)[1].sum().to_dict()
+        wanted = _between_depths(rows, wanted)
     bits = _bits(rows, [arm for arm in wanted if arm])
     if bits is None:
         return None
@@ -235,6 +233,13 @@ def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) ->
     factors = [wanted[arm] for arm in bits]
     found = [image_variance([of_arm[:, group] for of_arm in bits.values()], factors) for group in groups]
     return 100**2 * sum(variance for variance, _ in found), min(df for _, df in found)
+
+
+def _between_depths(rows: pd.DataFrame, wanted: dict[str, float]) -> dict[str, float]:
+    "A contrast of accuracies that are read off between depths, as one of the nets at these depths."
+    read = {arm: read_off(rows, arm) for arm in wanted}
+    parts = [(name, wanted[arm] * share) for arm in wanted for name, share in read[arm].items()]
+    return pd.DataFrame(parts).groupby(0)[1].sum().to_dict()
 
 
 def _bits(rows: pd.DataFrame, arms: list[str]) -> dict[str, np.ndarray] | None:

@@ -7,7 +7,6 @@ __all__ = ['ALPHA', 'Evidence', 'difference', 'equivalence', 'all_of', 'effects_
            'ranked', 'adjusted', 'decide']
 
 # %% ../nbs/lib/54_rules.ipynb #aefe2b1f
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,9 +58,9 @@ def all_of(
         support=max(part.support for part in every),
         contradict=float(min(holm([part.contradict for part in every]))),
         note=f"{len(run)} of {len(parts)} parts were run",
-        depends_on=_each_once(part.depends_on for part in run),
+        depends_on=_each_once(run, "depends_on"),
         whole=len(run) == len(parts) and all(part.whole for part in run),
-        seen=_each_once(part.seen for part in run),
+        seen=_each_once(run, "seen"),
         effects=tuple(one for part in run for one in effects_of(part)),
     )
 
@@ -71,9 +70,9 @@ def effects_of(found: Evidence) -> tuple[Effect, ...]:
     return (found.effect,) if found.effect else found.effects
 
 
-def _each_once(texts: Iterable[str]) -> str:
-    "Texts in a line, each once, without those that are empty."
-    return "; ".join(dict.fromkeys(filter(None, texts)))
+def _each_once(parts: list[Evidence], name: str) -> str:
+    "A text of each part in a line, each once, without those that are empty."
+    return "; ".join(dict.fromkeys(filter(None, (getattr(part, name) for part in parts))))
 
 # %% ../nbs/lib/54_rules.ipynb #56e6b800
 def causal(
