@@ -144,9 +144,7 @@ class Protocol:
     weight_decay: float = 0.0  # on all parameters
     optimizer: str = "sgd"  # or "nesterov"
     schedule: str = "constant"  # or "cosine": to zero, step by step; "steps": falls by `step_factor` at `step_at`
-    augmentation: str = (
-        "none"  # or "crop_flip": a random crop, and a random mirror image; "pad_crop_flip": padded black
-    )
+    augmentation: str = "none"  # or "crop_flip": random crops and mirror images; "pad_crop_flip": these, padded black
     mixup: float = 0.0  # α of the Beta distribution, 0: no mixup
     jacobian_penalty: float = 0.0  # weight in the loss of the logits' mean squared Jacobian
     precision: str = "auto"  # what the loop computes in; "auto": the machine's best that is known to change no result
