@@ -27,7 +27,7 @@ def recipe(epochs: int, **changes) -> Protocol:
 
 
 def trained_on(*colour: str, **needed) -> dict[str, dict]:
-    "What nets of the second source are trained on, by scale: colour image sets where they are found, at smoke grey ones."
+    "What nets of the second source are trained on, by scale: colour sets where they are found, at smoke grey ones."
     usual = {"seeds": 5, "learning_rates": {}, "where_found": colour, "instead": GREY, "datasets": ()} | needed
     small = usual | {
         "seeds": 2,
@@ -58,21 +58,22 @@ CONTEXTS = (1, 3, 7, "half", "global")
 SEEN_ON_CANVAS = (1, 7, "global")
 TABLE_2 = ("resnet_b{}_relu", "resnet_b{}_se_activation", "resnet_b{}_atac")
 ON_CANVAS = {"augmentation": "none", "canvas": 56, "evaluate": ()}
-
-
 BARE = {"protocol": LAST, "seeds": 3}
 
 
-def atac(bare: dict = BARE, **same) -> dict[str, Arm]:
-    "ATAC nets that differ from the published one in options, by these; those without BatchNorm are trained as `bare` says."
+def atac(
+    bare: dict = BARE,  # how those without BatchNorm are trained
+    **same,  # what all have in common
+) -> dict[str, Arm]:
+    "ATAC nets that differ from the published one in options, by these."
     options = [{"context": context} for context in CONTEXTS[1:-1]]
     options += [{"context": context, "relu_beside": True} for context in (1, "global")]
     options += [{"context": context, "batch_norm": False} for context in CONTEXTS]
-    recipes = {name: bare if "batch_norm=False" in name else {"protocol": LAST} for name in map(called, options)}
-    return {
-        f"resnet_b1_atac, {name}": Arm("resnet_b1_atac", chosen, **how, **same)
-        for chosen, (name, how) in zip(options, recipes.items())
-    }
+    found = {}
+    for chosen in options:
+        how = bare if "batch_norm" in chosen else {"protocol": LAST}
+        found[f"resnet_b1_atac, {called(chosen)}"] = Arm("resnet_b1_atac", chosen, **how, **same)
+    return found
 
 
 def called(options: dict) -> str:
@@ -81,11 +82,10 @@ def called(options: dict) -> str:
 
 
 def digits(seeds: int | None = None, **changes) -> dict[str, Arm]:
-    "On digits in three sizes: ATAC nets of three contexts, those of both ends with a ReLU kept before the gate, and ReLUs alone."
+    "On digits in three sizes: ATAC nets of three contexts, two of them also with a ReLU kept, and ReLUs alone."
     same = {"protocol": ON_CANVAS | changes, "datasets": ("mnist", "mnist_mini"), "seeds": seeds}
-    options = [{"context": context} for context in SEEN_ON_CANVAS] + [
-        {"context": context, "relu_beside": True} for context in (1, "global")
-    ]
+    options = [{"context": context} for context in SEEN_ON_CANVAS]
+    options += [{"context": context, "relu_beside": True} for context in (1, "global")]
     gates = {f"resnet_b1_atac, {called(chosen)}, digits": Arm("resnet_b1_atac", chosen, **same) for chosen in options}
     return gates | {"resnet_b1_relu, digits": Arm("resnet_b1_relu", **same)}
 
@@ -105,7 +105,8 @@ def at_rates(*rates: float, seeds: int, **recipe) -> dict[str, Arm]:
 # %% ../nbs/lib/39_activation_arms.ipynb #ac136333
 def locality_arms() -> dict[str, dict[str, Arm]]:
     "Table 2, its curve, learning rates, and digits in three sizes, by scale."
-    first, colour = arms(*(name.format(1) for name in TABLE_2), datasets=COLOUR + GREY), {"datasets": COLOUR + GREY}
+    every = {"datasets": COLOUR + GREY}
+    first = arms(*(name.format(1) for name in TABLE_2), **every)
     return {
         "smoke": arms(*first)
         | atac({"protocol": QUICK, "seeds": 2})
@@ -117,7 +118,7 @@ def locality_arms() -> dict[str, dict[str, Arm]]:
         | atac(datasets=CIFAR10)
         | at_rates(*RATES, seeds=3)
         | digits(epochs=3, batch_size=32, learning_rate=0.05, seeds=4),
-        "paper": first | atac(datasets=CIFAR10) | deeper(*TABLE_2, **colour) | digits(epochs=40),
+        "paper": first | atac(datasets=CIFAR10) | deeper(*TABLE_2, **every) | digits(epochs=40),
     }
 
 # %% ../nbs/lib/39_activation_arms.ipynb #08732d21
@@ -126,9 +127,8 @@ TABLE_3 = ("resnet_b{}_nin", "resnet_b{}_local_se", "resnet_b{}_relu", "resnet_b
 
 def structure_arms() -> dict[str, dict[str, Arm]]:
     "Table 3, and ATAC as the only non-linearity, by scale."
-    once = arms(*(name.format(1) for name in TABLE_3), "resnet_b1_identity") | {
-        "resnet_b1_atac, inner_relu=False": Arm("resnet_b1_atac", {"inner_relu": False})
-    }
+    once = arms(*(name.format(1) for name in TABLE_3), "resnet_b1_identity")
+    once["resnet_b1_atac, inner_relu=False"] = Arm("resnet_b1_atac", {"inner_relu": False})
     return {
         "smoke": once | deeper(*TABLE_3, protocol=QUICK, seeds=1),
         "cpu": once | deeper(*TABLE_3, most=2, **DEEPER),
@@ -171,11 +171,8 @@ def unit_arms() -> dict[str, dict[str, Arm]]:
     }
 
 # %% ../nbs/lib/39_activation_arms.ipynb #9a551af1
-SPEEDS = {
-    "kervolution": 1150.0,
-    "volterra": 220.0,
-    "glu": 700.0,
-}  # images a second of one core, trained on 28×28 pixels and evaluated; a mean over grey and colour
+# images a second of one core, trained on 28×28 pixels and evaluated; a mean over grey and colour
+SPEEDS = {"kervolution": 1150.0, "volterra": 220.0, "glu": 700.0}
 
 
 def bridge_arms() -> dict[str, dict[str, Arm]]:

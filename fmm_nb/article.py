@@ -61,12 +61,18 @@ def say(
     "A claim in a sentence, with its verdict and its numbers."
     row = found.claims.loc[id]
     many = found.estimates[found.estimates.claim == id].duplicated("data").any()
-    rest = [] if brief and many else [numbers(found.estimates, id)]
-    rest += [] if brief else [partly(found, id)]
-    rest += [f"reported {told_reported(id)}"] if reported and told_reported(id) else []
-    rest += [told_note(row.note)] if CLAIMS[id].kind == "mediation" or "parts were run" in row.note else []
+    rest = []
+    if not (brief and many):
+        rest.append(numbers(found.estimates, id))
+    if not brief:
+        rest.append(partly(found, id))
+    if reported and told_reported(id):
+        rest.append(f"reported {told_reported(id)}")
+    if CLAIMS[id].kind == "mediation" or "parts were run" in row.note:
+        rest.append(told_note(row.note))
     basis = f"{id} *{row.verdict}*" + (f" at {row.scale}" if row.scale else "")
-    return f"{sentence(found, id)} ({': '.join(filter(None, [basis, ', '.join(filter(None, rest))]))})."
+    inside = ": ".join(filter(None, [basis, ", ".join(filter(None, rest))]))
+    return f"{sentence(found, id)} ({inside})."
 
 # %% ../nbs/lib/70_article.ipynb #3d9d7087
 QUESTIONS = {
@@ -89,7 +95,8 @@ def doubted(
     "What is said of claims whose effect another reading of the measure reverses."
     turned = claims.depends_on.str.contains(REVERSED, regex=False)
     differs = claims.kind != "equivalence"  # whose effect is none
-    return dict.fromkeys(claims.index[turned & differs & claims.verdict.isin(["supported", "contradicted"])], TURNED)
+    decided = claims.verdict.isin(["supported", "contradicted"])
+    return dict.fromkeys(claims.index[turned & differs & decided], TURNED)
 
 # %% ../nbs/lib/70_article.ipynb #675b5b94
 def in_short(
@@ -105,10 +112,12 @@ def in_short(
         "What stays open": {id: f"Whether {TOLD[id][2]}" for id in telling("undecided", "not tested")},
     }
     brackets = {id: f" ({beside[id]})" if beside.get(id) else "" for id in asked}
-    lines = {
-        title: [f"- {text}{brackets[id]}." for id, text in texts.items()] for title, texts in lists.items() if texts
-    }
-    return "\n\n".join("\n".join([f"**{title}:**\n", *texts]) for title, texts in lines.items())
+    told = []
+    for title, texts in lists.items():
+        if texts:
+            lines = [f"- {text}{brackets[id]}." for id, text in texts.items()]
+            told.append("\n".join([f"**{title}:**\n", *lines]))
+    return "\n\n".join(told)
 
 
 def answers_in_brief(
@@ -121,15 +130,19 @@ def answers_in_brief(
 
 # %% ../nbs/lib/70_article.ipynb #34fdb677
 WORDS = (
-    "The *plain net*, in figures the *vanilla CNN*, has three convolutions and a linear layer; *attention*, in figures *AM*, multiplies each of its feature maps by a weight that is computed from all maps (squeeze-and-excitation). A channel's *importance* is how much the output depends on it. "
-    "*Logits* are a net's outputs before they become probabilities. The *Jacobian* says how much they move when the image changes a little; "
-    "the *landscape* is how they change on the way from one image to another. *Mixup* trains on blends of two images. "
+    "The *plain net*, in figures the *vanilla CNN*, has three convolutions and a linear layer; "
+    "*attention*, in figures *AM*, multiplies each of its feature maps by a weight that is computed from all maps "
+    "(squeeze-and-excitation). A channel's *importance* is how much the output depends on it. "
+    "*Logits* are a net's outputs before they become probabilities. "
+    "The *Jacobian* says how much they move when the image changes a little; "
+    "the *landscape* is how they change on the way from one image to another. "
+    "*Mixup* trains on blends of two images. "
     "A *global gate* sees the whole map, the gate of an ATAC unit a single place of it."
 )
 
 # %% ../nbs/lib/70_article.ipynb #c3447eb0
 def surprises(found: Findings, ids: list[str]) -> str:
-    "Of some claims those that the rows contradict, each with what was reported; not those on the claimed side; a sentence where there are none."
+    "Of some claims those that are contradicted, not on the claimed side, with what was reported; or that none is."
     told = [f"- {say(found, id, reported=True)}" for id in ids if word_of(found, id) in ("contradicted", "reversed")]
     return "\n".join(told) or "None of the claims that were expected to hold was contradicted at this scale."
 
@@ -145,7 +158,8 @@ ADVICE = [  # (id, words, advice)
     (
         "M26",
         ("contradicted", "undecided"),
-        "Before a gate that looks at its input, try the same net with a constant or learned factor, and a slightly wider net: what is left over is what attention is worth to you.",
+        "Before a gate that looks at its input, try the same net with a constant or learned factor, "
+        "and a slightly wider net: what is left over is what attention is worth to you.",
     ),
     (
         "M9",
@@ -155,7 +169,8 @@ ADVICE = [  # (id, words, advice)
     (
         "M42",
         ("contradicted", "undecided"),
-        "If you want a net that is less sensitive, first ask whether its logits are merely smaller: a constant gate makes them so.",
+        "If you want a net that is less sensitive, first ask whether its logits are merely smaller: "
+        "a constant gate makes them so.",
     ),
     ("M55", NO_GAIN, "Keep the sum of a residual block."),
     (
@@ -163,6 +178,10 @@ ADVICE = [  # (id, words, advice)
         ("supported",),
         "Where you want a product in the main path, keep it near one at the start, or add it beside the shortcut.",
     ),
+]
+
+# %% ../nbs/lib/70_article.ipynb #f850f34a
+ADVICE += [
     (
         "A1",
         ("supported", "smaller"),
@@ -173,13 +192,12 @@ ADVICE = [  # (id, words, advice)
     ("A7", ("supported",), "Spend parameters on ATAC units before you spend them on depth."),
 ]
 
-
+# %% ../nbs/lib/70_article.ipynb #554e2f82
 def advice(found: Findings) -> str:
     "What to do, a line each with what it rests on."
-    given = [
-        f"- {text} *({id}, {found.claims.verdict[id]})*" for id, words, text in ADVICE if word_of(found, id) in words
-    ]
-    return "\n".join(given) or "Nothing that was run at this scale bears on it."
+    given = [(id, text) for id, words, text in ADVICE if word_of(found, id) in words]
+    lines = [f"- {text} *({id}, {found.claims.verdict[id]})*" for id, text in given]
+    return "\n".join(lines) or "Nothing that was run at this scale bears on it."
 
 # %% ../nbs/lib/70_article.ipynb #327da4ae
 def page_claims(

@@ -72,10 +72,8 @@ def crop_flip(
     row, column = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     rows = down[:, None] + row
     columns = right[:, None] + torch.where(mirrored[:, None], w - 1 - column, column)
-    image, channel = (
-        torch.arange(n, device=x.device)[:, None, None, None],
-        torch.arange(c, device=x.device)[None, :, None, None],
-    )
+    image = torch.arange(n, device=x.device)[:, None, None, None]
+    channel = torch.arange(c, device=x.device)[None, :, None, None]
     return F.pad(x, (padding,) * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 # %% ../nbs/lib/11_batches.ipynb #b530cc91
@@ -95,38 +93,36 @@ def draws(
     epoch: int,  # from 1
     count: int,  # N training images
     classes: int,  # K
-) -> dict[
-    str, Tensor
-]:  # each [N]: image, and where the protocol asks for it down, right, mirrored, weight, partner, probe [N, K]
+) -> dict[str, Tensor]:  # each [N]: image, and what the protocol asks for of `_step_draws`
     "What chance decides in an epoch, for `batch`."
     protocol = spec.protocol
     found = {"image": stream(spec.seed, epoch, "order").permutation(count)}
     sizes = [min(protocol.batch_size, count - start) for start in range(0, count, protocol.batch_size)]
-    if protocol.augmentation != "none":
-        found |= _in_turn(
-            sizes,
-            lambda step, size: _offsets(stream(spec.seed, epoch, step, "augmentation"), size, padding_of(protocol)),
-        )
-    if protocol.mixup:
-        found |= _in_turn(
-            sizes, lambda step, size: _mixture(stream(spec.seed, epoch, step, "mixup"), protocol.mixup, size)
-        )
-    if protocol.jacobian_penalty:
-        found |= _in_turn(
-            sizes,
-            lambda step, size: {
-                "probe": stream(spec.seed, epoch, step, "probe").choice([-1.0, 1.0], (size, classes)).astype("float32")
-            },
-        )
+    steps = [
+        _step_draws(protocol, lambda what: stream(spec.seed, epoch, step, what), size, classes)
+        for step, size in enumerate(sizes)
+    ]
+    found |= {name: np.concatenate([drawn[name] for drawn in steps]) for name in (steps[0] if steps else {})}
     return {name: torch.from_numpy(values) for name, values in found.items()}
 
 
-def _in_turn(sizes: list[int], draw) -> dict[str, np.ndarray]:
-    "The draws of all steps behind one another."
-    steps = [draw(step, size) for step, size in enumerate(sizes)]
-    return {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+def _step_draws(
+    protocol: Protocol,
+    stream_of: Callable[[str], np.random.Generator],  # of what is drawn: "augmentation", "mixup" or "probe"
+    size: int,  # N images in this step
+    classes: int,  # K
+) -> dict[str, np.ndarray]:  # each [N]: down, right, mirrored; weight, partner; probe [N, K]
+    "What chance decides in a step: crops, with whom images are mixed, and the signs that the Jacobian is probed with."
+    drawn = {}
+    if protocol.augmentation != "none":
+        drawn |= _offsets(stream_of("augmentation"), size, padding_of(protocol))
+    if protocol.mixup:
+        drawn |= _mixture(stream_of("mixup"), protocol.mixup, size)
+    if protocol.jacobian_penalty:
+        drawn["probe"] = stream_of("probe").choice([-1.0, 1.0], (size, classes)).astype("float32")
+    return drawn
 
-
+# %% ../nbs/lib/11_batches.ipynb #c65499c3
 def _offsets(chance: np.random.Generator, size: int, padding: int) -> dict[str, np.ndarray]:
     "Where the images of a batch are cropped, and whether they are mirrored."
     places = {name: chance.integers(0, 2 * padding + 1, size) for name in ("down", "right")}
@@ -148,16 +144,12 @@ def batch(
 ) -> tuple[Tensor, Tensor]:  # [B, C, H, W], [B, K]
     "Images and targets of one step, augmented and mixed as the draw says."
     images, wanted = x[draw["image"]], targets[draw["image"]]
-    moved = (
-        (lambda images: crop_flip(images, draw["down"], draw["right"], draw["mirrored"], padding))
-        if "down" in draw
-        else (lambda images: images)
-    )
-    images = (
-        normalised(moved(images), mean_std, targets.dtype)
-        if padded_black
-        else moved(normalised(images, mean_std, targets.dtype))
-    )
+    if not padded_black:
+        images = normalised(images, mean_std, targets.dtype)
+    if "down" in draw:
+        images = crop_flip(images, draw["down"], draw["right"], draw["mirrored"], padding)
+    if padded_black:
+        images = normalised(images, mean_std, targets.dtype)
     return mixed(images, wanted, draw["weight"], draw["partner"]) if "weight" in draw else (images, wanted)
 
 # %% ../nbs/lib/11_batches.ipynb #70f17c64
@@ -170,19 +162,22 @@ def shape_of(images: ImageSet) -> dict[str, int]:
 
 # %% ../nbs/lib/11_batches.ipynb #49b31de0
 def seen_as(protocol: Protocol, images: ImageSet) -> ImageSet:
-    "The images as a protocol shows them; raises `InputError` where they are not square, or squares of `shrink` pixels do not fill them."
+    "The images as a protocol shows them; `InputError` where they are not square, or `shrink` does not divide them."
     shape_of(images)
     images = on_canvas(images, protocol.canvas) if protocol.canvas else images
     if protocol.shrink == 1:
         return images
-    if images.train_x.shape[2] % protocol.shrink:
-        raise InputError(
-            f"shrink is {protocol.shrink}, which does not divide the {images.train_x.shape[2]} pixels of {images.name}"
-        )
-    smaller = lambda x: torch.cat(
-        [F.avg_pool2d(part.float(), protocol.shrink).round().byte() for part in x.split(5000)]
-    )
-    return replace(images, train_x=smaller(images.train_x), test_x=smaller(images.test_x))
+    side = images.train_x.shape[2]
+    if side % protocol.shrink:
+        raise InputError(f"shrink is {protocol.shrink}, which does not divide the {side} pixels of {images.name}")
+    train, test = (_averaged(x, protocol.shrink) for x in (images.train_x, images.test_x))
+    return replace(images, train_x=train, test_x=test)
+
+
+def _averaged(x: Tensor, side: int) -> Tensor:
+    "Images of bytes as means over squares of so many pixels a side."
+    parts = [F.avg_pool2d(part.float(), side).round().byte() for part in x.split(5000)]
+    return torch.cat(parts)
 
 # %% ../nbs/lib/11_batches.ipynb #074fee06
 CLEAN = 2000  # training images on which the loss is also taken cleanly
@@ -192,16 +187,15 @@ CLEAN = 2000  # training images on which the loss is also taken cleanly
 class Parts:
     "The images of a training, on its device; the same for every seed."
 
-    pairs: dict[
-        str, tuple[Tensor, Tensor]
-    ]  # (x, y) of train, clean (some of train), validation (where asked for), test
+    # (x, y) of train, clean (some of train), validation (where asked for), test
+    pairs: dict[str, tuple[Tensor, Tensor]]
     targets: Tensor  # of train: probabilities [N, K] in the dtype of the net
     mean_std: tuple[Tensor, Tensor]  # of train, each [C]
     shape: dict[str, int]  # in_channels, image_size, num_classes
     name: str  # of the image set
     fingerprint: str  # of its files
 
-
+# %% ../nbs/lib/11_batches.ipynb #20c3601d
 def parts(
     spec: Spec,
     images: ImageSet,  # the whole set: `spec.n_train` is applied here
@@ -216,11 +210,10 @@ def parts(
     kept, held = images.split(spec.protocol.validation, seed=0) if spec.protocol.validation else (images, None)
     clean = kept.subset(min(CLEAN, len(kept.train_x)), None, seed=0)
     pairs = {"train": (kept.train_x, kept.train_y), "clean": (clean.train_x, clean.train_y)}
-    pairs |= {"validation": (held.train_x, held.train_y)} if held else {}
-    pairs = {
-        part: (x.to(device), y.to(device))
-        for part, (x, y) in (pairs | {"test": (images.test_x, images.test_y)}).items()
-    }
+    if held:
+        pairs["validation"] = held.train_x, held.train_y
+    pairs["test"] = images.test_x, images.test_y
+    pairs = {part: (x.to(device), y.to(device)) for part, (x, y) in pairs.items()}
     dtype = torch.float64 if spec.protocol.precision == "float64" else torch.float32
     targets = F.one_hot(pairs["train"][1], shape["num_classes"]).to(dtype)
     mean, std = kept.mean_std()

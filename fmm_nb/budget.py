@@ -20,7 +20,7 @@ SPEEDS = residual_arms.SPEEDS | activation_arms.SPEEDS  # of other nets, by mode
 
 
 def core_seconds(nets: list[Spec]) -> float:
-    "An estimate of the time one core takes to train some nets; a set that is used whole is taken for one of 60,000 images."
+    "An estimate of the time one core takes to train some nets; a set that is used whole counts as 60,000 images."
     return sum(_seconds(spec, spec.n_train or 60000) for spec in nets)
 
 
@@ -31,18 +31,14 @@ def _seconds(spec: Spec, images: int) -> float:
         toy = recipe.shrink**2 if spec.model in (*MODELS, *activation_arms.SPEEDS) else 1
         return recipe.epochs * images / (SPEEDS.get(spec.model, IMAGES_PER_SECOND) * toy)
     side = (recipe.canvas or SIDES.get(spec.data.split("[")[0], 28)) / recipe.shrink
-    tests = len({recipe.epochs, *recipe.evaluate, *recipe.snapshots}) * (1000 if spec.data.endswith("_mini") else 10000)
-    return (
-        (recipe.epochs * images + tests / 3)
-        * (side / 16) ** 2
-        * (14 * family_of(spec.model)[1]["blocks"] - 2)
-        / 12
-        / RESNET
-    )
+    evaluated = len({recipe.epochs, *recipe.evaluate, *recipe.snapshots})
+    tests = evaluated * (1000 if spec.data.endswith("_mini") else 10000)
+    layers = 14 * family_of(spec.model)[1]["blocks"] - 2
+    return (recipe.epochs * images + tests / 3) * (side / 16) ** 2 * layers / 12 / RESNET
 
 # %% ../nbs/lib/42_budget.ipynb #219a4510
 def added(experiment: str, scale: str) -> list[Spec]:
-    "The nets of an experiment that none before it in the table has, on all image sets of the scale, whether they are here or not."
+    "The nets of an experiment that none before it in the table has, on all image sets of the scale, here or not."
     names = list(EXPERIMENTS)
     every = lambda name: nets(name, scale, [*sizes_of(name, scale).datasets, *sizes_of(name, scale).where_found])
     before = {spec for name in names[: names.index(experiment)] for spec in every(name)}

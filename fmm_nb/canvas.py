@@ -44,9 +44,8 @@ def placed(
     ground = x.new_zeros(len(x), x.shape[1], canvas, canvas)
     for size in sizes(canvas):
         which = torch.from_numpy(np.flatnonzero(side == size))
-        scaled = (
-            F.interpolate(x[which].float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-        )
+        scaled = F.interpolate(x[which].float(), (size, size), mode="bilinear", antialias=True)
+        scaled = scaled.round().clamp(0, 255).byte()
         rows, columns = (corners[axis, which, None] + torch.arange(size) for axis in (0, 1))
         channels = torch.arange(x.shape[1])[None, :, None, None]
         ground[which[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]] = scaled
@@ -55,8 +54,9 @@ def placed(
 
 def on_canvas(images: ImageSet, canvas: int) -> ImageSet:
     "An image set whose images stand on a canvas; raises `InputError` for one that is smaller than they are."
-    if whole_number("canvas", canvas) < images.train_x.shape[2]:
+    side = images.train_x.shape[2]
+    if whole_number("canvas", canvas) < side:
         raise InputError(
-            f"a canvas of {canvas} pixels is smaller than the images of {images.name}: give at least {images.train_x.shape[2]}"
+            f"a canvas of {canvas} pixels is smaller than the images of {images.name}: give at least {side}"
         )
     return replace(images, train_x=placed(images.train_x, canvas, 0), test_x=placed(images.test_x, canvas, 1))

@@ -40,13 +40,12 @@ def _pieces(found: Findings, row: dict) -> list[str]:
     id, claim = row["id"], CLAIMS[row["id"]]
     told, measured = told_reported(id), numbers(found.estimates, id)
     arms = f" `{claim.comparators}`," if len(claim.comparators) < 50 else ""
+    p = f"p {row['support']:.2g} for it and {row['contradict']:.2g} against it"
     return [
         told and f"reported {told} {unit_of(claim).removeprefix('log ratio')}".strip(),
         measured and f"measured{arms} {measured}",
         "on the claimed side, within the margin" if word_of(found, id) == "smaller" else "",
-        f"p {row['support']:.2g} for it and {row['contradict']:.2g} against it"
-        if row["verdict"] == "undecided"
-        else "",
+        p if row["verdict"] == "undecided" else "",
         "" if np.isnan(row["detectable"]) else f"detectable {told_alone(id, row['detectable'])}",
         partly(found, id),
         of_parts(found, id),
@@ -75,17 +74,19 @@ def _rule(claim: Claim) -> str:
 
 def _numbers(claim: Claim, row: dict) -> str:
     "What was measured, where it is one number, and what is reported."
-    measured = (
-        "" if np.isnan(row["measured"]) else f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]"
-    )
-    reported = claim.reported and f"reported {claim.reported.replace(';', ', ')}"
-    return "; ".join(f"{number} {row['unit']}".strip() for number in (measured, reported) if number)
+    numbers = []
+    if not np.isnan(row["measured"]):
+        numbers.append(f"measured {row['measured']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}]")
+    if claim.reported:
+        numbers.append(f"reported {claim.reported.replace(';', ', ')}")
+    return "; ".join(f"{number} {row['unit']}".strip() for number in numbers)
 
 
 def _adjusted(claim: Claim, row: dict) -> str:
     "The p values of a claim, by itself and in its family, in two lines; an exact check has none."
     alone = f"p for it {row['support']:.3g}, against it {row['contradict']:.3g}"
-    family = f"adjusted in family {claim.family} at scale {row['scale']} {row['support_adjusted']:.3g} and {row['contradict_adjusted']:.3g}"
+    both = f"{row['support_adjusted']:.3g} and {row['contradict_adjusted']:.3g}"
+    family = f"adjusted in family {claim.family} at scale {row['scale']} {both}"
     return f"{alone}; {family}\nthe verdict turns where an adjusted p passes {rules.ALPHA:g}"
 
 # %% ../nbs/lib/61_claim_tables.ipynb #7a118893
@@ -95,40 +96,43 @@ def full(
 ) -> str:  # lines for people
     "A claim with all that its verdict rests on."
     claim = CLAIMS[row["id"]]
+    scale = f" (scale {SCALES[row['scale']].title})" if row["scale"] else ""
     lines = [
-        f"{claim.id}: {row['verdict']}" + (f" (scale {SCALES[row['scale']].title})" if row["scale"] else ""),
+        f"{claim.id}: {row['verdict']}{scale}",
         claim.statement,
         f"place: {claim.place}",
-        "" if claim.protocol == row["note"] else claim.protocol and f"protocol: {claim.protocol}",
-        "" if claim.kind == "untestable" else _rule(claim),
+        claim.protocol and claim.protocol != row["note"] and f"protocol: {claim.protocol}",
+        claim.kind != "untestable" and _rule(claim),
         _numbers(claim, row),
         *cells,
         row["seen"] and f"checked: {row['seen']}",
-        "" if claim.kind == "exact" or np.isnan(row["support"]) else _adjusted(claim, row),
-        ""
-        if np.isnan(row["detectable"])
-        else f"this number of seeds finds {told_alone(row['id'], row['detectable'])} in four of five studies",
+        claim.kind != "exact" and not np.isnan(row["support"]) and _adjusted(claim, row),
+        not np.isnan(row["detectable"]) and _power(row),
         row["in_part"] and f"trained on: {row['in_part']}",
         row["depends_on"] and f"depends on: {row['depends_on']}",
         row["note"] and f"note: {row['note']}",
     ]
     return "\n".join(filter(None, lines))
 
+
+def _power(row: dict) -> str:
+    "How large a difference would be found."
+    return f"this number of seeds finds {told_alone(row['id'], row['detectable'])} in four of five studies"
+
 # %% ../nbs/lib/61_claim_tables.ipynb #d97407da
 def in_full(found: Findings, id: str) -> str:  # lines for people
     "A claim as `full` tells it, with each comparison, the parts that it joins, and the rows that it rests on."
     claim, row, own = CLAIMS[id], found.claims.loc[id], found.estimates[found.estimates.claim == id]
-    cells = [
-        f"{set_name(cell.data)}, {_compared(cell)}: {quantity(id, cell)}".removeprefix(", ")
-        for cell in own.itertuples()
-    ]
-    rows = found.tables.get(row.scale, {}).get(claim.experiment)
+    told = lambda cell: f"{set_name(cell.data)}, {_compared(cell)}: {quantity(id, cell)}".removeprefix(", ")
+    cells = tuple(map(told, own.itertuples()))
     if claim.kind == "conjunction":
         return full(row.to_dict(), (*cells, f"parts: {of_parts(found, id)}"))
+    text = full(row.to_dict(), cells)
+    rows = found.tables.get(row.scale, {}).get(claim.experiment)
     if rows is None:
-        return full(row.to_dict(), tuple(cells))
+        return text
     used, column = deciding(claim, rows)
-    return f"{full(row.to_dict(), tuple(cells))}\n{told_rows(claim, used, column)}; fmm why {id} --scale {row.scale} names each"
+    return f"{text}\n{told_rows(claim, used, column)}; fmm why {id} --scale {row.scale} names each"
 
 
 def _compared(cell) -> str:
@@ -136,7 +140,8 @@ def _compared(cell) -> str:
     text = cell.contrast.removeprefix("+ ")
     if not cell.null:
         return text
-    return f"{text.removesuffix(f' − {cell.null:g}').removeprefix(f'{cell.null:g} − ')}, against {cell.null:.0%}"
+    arm = text.removesuffix(f" − {cell.null:g}").removeprefix(f"{cell.null:g} − ")
+    return f"{arm}, against {cell.null:.0%}"
 
 # %% ../nbs/lib/61_claim_tables.ipynb #b2997e9c
 REPORTED = {  # experiment → (what a source reports by image set, the nets of which it does)
@@ -147,7 +152,7 @@ REPORTED = {  # experiment → (what a source reports by image set, the nets of 
 
 
 def accuracies(found: Findings) -> pd.DataFrame:  # a row a net and image set
-    "Test accuracies in percent: what is reported, and at each scale the mean over seeds with its interval, empty where nothing was run."
+    "Test accuracies in percent: what is reported, and at each scale that was run a mean over seeds with its interval."
     lines = [line for experiment in REPORTED for line in _accuracies(found, experiment)]
     return pd.DataFrame(lines, columns=None if lines else ["net", "image set", "reported"]).fillna("")
 
@@ -160,12 +165,11 @@ def _accuracies(found: Findings, experiment: str) -> list[dict]:
     lines = []
     for data in sorted(filter(told, sets), reverse=True):  # digits before photographs
         for model in models:
-            ours = {
-                f"scale {scale}": sample_of(on_set(rows, data), model, "test_accuracy_percent")
-                for scale, rows in by_scale.items()
-            }
             line = {"net": model, "image set": set_name(data), "reported": f"{told(data)[model]:.2f}"}
-            lines.append(line | {scale: as_mean(values, ".2f") for scale, values in ours.items()})
+            for scale, rows in by_scale.items():
+                ours = sample_of(on_set(rows, data), model, "test_accuracy_percent")
+                line[f"scale {scale}"] = as_mean(ours, ".2f")
+            lines.append(line)
     return lines
 
 # %% ../nbs/lib/61_claim_tables.ipynb #c63a409f
@@ -184,8 +188,9 @@ def _recipe(experiment: str, scale: str, rows: pd.DataFrame) -> dict:
         "scale": scale,
         "image sets": ", ".join(set_name(data, files=True) for data in sets),
         "nets": len(trained),
+        "seeds": _span(seeds_of_arms(trained)),
+        "images": _span(spec.n_train or "all" for spec in trained),
     }
-    line |= {"seeds": _span(seeds_of_arms(trained)), "images": _span(spec.n_train or "all" for spec in trained)}
     fields = {"epochs": "epochs", "batch": "batch_size", "learning rate": "learning_rate", "schedule": "schedule"}
     return line | {title: _span(getattr(spec.protocol, name) for spec in trained) for title, name in fields.items()}
 
@@ -198,4 +203,4 @@ def seeds_of_arms(trained: list[Spec]) -> list[int]:
 def _span(values) -> str:
     "The least and the largest of some values, numbers before words; empty where there are none."
     known = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-    return " to ".join(str(value) for value in dict.fromkeys((known[0], known[-1]))) if known else ""
+    return " to ".join(map(str, dict.fromkeys(known[:1] + known[-1:])))

@@ -18,7 +18,7 @@ from .errors import unknown
 from .judgement import CLAIMS, GAINS, Claim, adjusted, judge
 from .plan import SCALES, sizes_of
 from .planned_rows import planned, tables_of
-from .rules import Evidence
+from .rules import Evidence, effects_of
 from .sources import set_name, whole_set
 from .tables import known_rows
 
@@ -33,9 +33,12 @@ def claim_of(id: str) -> Claim:
 
 # %% ../nbs/lib/58_claims.ipynb #4cca1def
 def unit_of(claim: Claim) -> str:
-    "The unit in which a claim's numbers are told: log ratio, points of a difference, percent of what is counted, or none."
-    percent = "percent" if claim.kind == "exact" else "points"
-    return "log ratio" if claim.primary.startswith("log ") else percent if claim.primary.endswith("_percent") else ""
+    "The unit of a claim's numbers: log ratio, points of a difference, percent of what is counted, or none."
+    if claim.primary.startswith("log "):
+        return "log ratio"
+    if not claim.primary.endswith("_percent"):
+        return ""
+    return "percent" if claim.kind == "exact" else "points"
 
 
 def told_note(note: str) -> str:
@@ -48,11 +51,9 @@ def told_alone(id: str, value: float) -> str:
     "A number in the unit of a claim, without an interval."
     if CLAIMS[id].kind == "proportion":
         return f"{value:.0%}"
-    return (
-        f"×{np.exp(value):.2f}"
-        if CLAIMS[id].primary.startswith("log ")
-        else f"{value:.2f} {unit_of(CLAIMS[id])}".strip()
-    )
+    if CLAIMS[id].primary.startswith("log "):
+        return f"×{np.exp(value):.2f}"
+    return f"{value:.2f} {unit_of(CLAIMS[id])}".strip()
 
 # %% ../nbs/lib/58_claims.ipynb #e8f2273d
 def told_reported(id: str) -> str:
@@ -65,7 +66,8 @@ def told_reported(id: str) -> str:
 def _shown(claim: Claim, value: float) -> str:
     "A reported value: a logarithm of a ratio as that ratio, anything else with its sign."
     if claim.primary.startswith("log "):
-        return f"×{np.exp(value):{'.2f' if abs(value) < np.log(100) else '.2g'}}"
+        digits = ".2f" if abs(value) < np.log(100) else ".2g"
+        return f"×{np.exp(value):{digits}}"
     return f"{value:+.3g}".replace("-", "−")
 
 # %% ../nbs/lib/58_claims.ipynb #e1ab0f62
@@ -81,14 +83,14 @@ def table(
     rows = []
     for id, claim in CLAIMS.items():
         best = _best(scales, judged, id)
-        ran = judged[best][id][1] is not None
-        p = in_family[best][id] if ran else (np.nan, np.nan)
+        word, found = judged[best][id]
+        support, contradict = in_family[best][id] if found else (np.nan, np.nan)
         further = {
-            "in_part": _in_part(claim, best, tables[best]) if ran else "",
-            "support_adjusted": p[0],
-            "contradict_adjusted": p[1],
+            "in_part": _in_part(claim, best, tables[best]) if found else "",
+            "support_adjusted": support,
+            "contradict_adjusted": contradict,
         }
-        rows.append(_row(claim, best, *judged[best][id]) | further)
+        rows.append(_row(claim, best, word, found) | further)
     return pd.DataFrame(rows)
 
 
@@ -101,36 +103,45 @@ def _best(scales: list[str], judged: dict, id: str) -> str:
 def _row(claim: Claim, scale: str, word: str, found: Evidence | None) -> dict:
     "A claim as a row of the table."
     of = found or Evidence(np.nan, np.nan)
-    measured, low, high = (of.effect.difference, of.effect.low, of.effect.high) if of.effect else [np.nan] * 3
-    row = {
+    own = of.effect
+    return {
         "id": claim.id,
         "statement": claim.statement,
         "place": claim.place,
         "verdict": word,
         "reported": claim.reported,
         "unit": unit_of(claim),
-    }
-    row |= {"measured": measured, "low": low, "high": high, "detectable": _detectable(claim, word, of)}
-    row |= {"support": of.support, "contradict": of.contradict, "depends_on": of.depends_on, "seen": of.seen}
-    row |= {
-        "reported size compatible": "" if claim.kind in ("weak", "some") else _compatible(claim.reported, of.effect),
+        "measured": own.difference if own else np.nan,
+        "low": own.low if own else np.nan,
+        "high": own.high if own else np.nan,
+        "detectable": _detectable(claim, word, of),
+        "support": of.support,
+        "contradict": of.contradict,
+        "depends_on": of.depends_on,
+        "seen": of.seen,
+        "reported size compatible": "" if claim.kind in ("weak", "some") else _compatible(claim.reported, own),
         "note": _note(claim, found),
+        "kind": claim.kind,
+        "family": claim.family,
+        "experiment": claim.experiment,
+        "scale": scale if found else "",
+        "evidence": bool(found) and SCALES[scale].evidence,
     }
-    row |= {"kind": claim.kind, "family": claim.family, "experiment": claim.experiment}
-    return row | {"scale": scale if found else "", "evidence": bool(found) and SCALES[scale].evidence}
 
 
 def _detectable(claim: Claim, word: str, found: Evidence) -> float:
-    "What so many seeds find in four of five studies, of several numbers the largest; nan where a claim is not open, or has no number of its own."
+    "What so many seeds find in four of five studies, the largest number; nan where a claim is not open, or has none."
     if word != "undecided" or claim.kind == "conjunction":
         return np.nan
-    return max((one.detectable for one in ((found.effect,) if found.effect else found.effects)), default=np.nan)
+    return max((one.detectable for one in effects_of(found)), default=np.nan)
 
 # %% ../nbs/lib/58_claims.ipynb #83c1d337
 def _compatible(reported: str, effect) -> str:
     "Whether the source's number lies in our interval: yes, no, or nothing where there is no such number."
+    if effect is None:
+        return ""
     try:
-        return "" if effect is None else "yes" if effect.low <= float(reported) <= effect.high else "no"
+        return "yes" if effect.low <= float(reported) <= effect.high else "no"
     except ValueError:
         return ""
 
@@ -147,39 +158,35 @@ def _note(claim: Claim, found: Evidence | None) -> str:
 
 def _would_take(claim: Claim) -> str:
     "The commands that would run a claim, at the lowest scale that counts as evidence and has its image sets."
-    scales = [name for name in SCALES if SCALES[name].evidence]
-    sizes = {name: sizes_of(claim.experiment, name) for name in scales}
-    scale = next(
-        (name for name in scales if {*sizes[name].datasets, *sizes[name].where_found} >= set(claim.data)), scales[-1]
-    )
-    return ", ".join(
-        [*(f"fmm data get {data}" for data in claim.data), f"fmm run {claim.experiment.split('_')[0]} --scale {scale}"]
-    )
+    for scale in (name for name in SCALES if SCALES[name].evidence):
+        sizes = sizes_of(claim.experiment, scale)
+        if {*sizes.datasets, *sizes.where_found} >= set(claim.data):
+            break  # else the last
+    fetch = [f"fmm data get {data}" for data in claim.data]
+    return ", ".join([*fetch, f"fmm run {claim.experiment.split('_')[0]} --scale {scale}"])
 
 # %% ../nbs/lib/58_claims.ipynb #a4bb55dd
 def _in_part(claim: Claim, scale: str, tables: dict[str, pd.DataFrame]) -> str:
-    "The image sets of a claim of which only some files were here, where a scale trains on all images; empty where there is none."
+    "The image sets of a claim of which only some files were here, where a scale trains on all images, by name."
     if claim.experiment not in tables or sizes_of(claim.experiment, scale).n_train is not None:
         return ""
-    sets = sorted(
-        data
-        for data in _sets_compared(claim, tables[claim.experiment])
-        if "[" in data and whole_set(data) in claim.data
-    )
-    return ", ".join(set_name(data, files=True) for data in sets)
+    compared = sorted(_sets_compared(claim, tables[claim.experiment]))
+    in_part = [data for data in compared if "[" in data and whole_set(data) in claim.data]
+    return ", ".join(set_name(data, files=True) for data in in_part)
 
 
 def _sets_compared(claim: Claim, rows: pd.DataFrame) -> set[str]:
-    "The image sets on which all arms of one of a claim's comparisons were trained; of a conjunction, of one of its parts'."
+    "The image sets on which all arms of one of a claim's comparisons, or of its parts', were trained."
     if claim.kind == "exact":
         return set(rows.data.dropna())
     if claim.kind == "conjunction":
         return set().union(*(_sets_compared(CLAIMS[part], rows) for part in claim.comparators.split("; ")))
-    sets_of_pair = []
+    found = set()
     for comparison in claim.comparators.split("; "):
         arms = {arm for one in expanded(comparison.replace(" vs ", "; ")) for arm in re.findall(ARM, one)}
-        sets_of_pair += [set.intersection(*(set(arm_rows(rows, arm).data) for arm in arms))] if arms else []
-    return set().union(*sets_of_pair)
+        if arms:
+            found |= set.intersection(*(set(arm_rows(rows, arm).data) for arm in arms))
+    return found
 
 # %% ../nbs/lib/58_claims.ipynb #d9530643
 def of_page(
@@ -190,10 +197,10 @@ def of_page(
 ) -> pd.DataFrame:  # as `table`
     "The claims that an experiment decides, by these rows as far as they are the planned ones."
     tables = tables_of(scale, build) | {experiment: planned(rows, scale, experiment)}
-    judged, claims = judge(tables), [claim for claim in CLAIMS.values() if claim.experiment == experiment]
-    return pd.DataFrame(
-        [_row(claim, scale, *judged[claim.id]) | {"in_part": _in_part(claim, scale, tables)} for claim in claims]
-    )
+    judged = judge(tables)
+    claims = [claim for claim in CLAIMS.values() if claim.experiment == experiment]
+    row = lambda claim: _row(claim, scale, *judged[claim.id]) | {"in_part": _in_part(claim, scale, tables)}
+    return pd.DataFrame(map(row, claims))
 
 # %% ../nbs/lib/58_claims.ipynb #3a8933b2
 def markdown(
@@ -254,28 +261,24 @@ def _traced(claim: Claim, scale: str, tables: dict[str, pd.DataFrame], words: di
     if claim.kind == "untestable":
         return [lines[0], claim.protocol]
     if claim.kind == "conjunction":
-        return lines + [
-            line for part in claim.comparators.split("; ") for line in _traced(CLAIMS[part], scale, tables, words)
-        ]
+        for part in claim.comparators.split("; "):
+            lines += _traced(CLAIMS[part], scale, tables, words)
+        return lines
     rows = tables.get(claim.experiment)
     if rows is None:
         return lines + ["no complete rows"]
-    lines += [
-        f"rests on {GAINS[data]}, attention's gain on {data}"
-        for data in claim.data
-        if claim.kind == "mediation" and data in GAINS
-    ]
+    if claim.kind == "mediation":
+        lines += [f"rests on {GAINS[data]}, attention's gain on {data}" for data in claim.data if data in GAINS]
     used, column = deciding(claim, rows)
-    return [*lines, told_rows(claim, used, column)] + [
-        f"net {row.key}: {row.model} on {row.data}, seed {row.seed}" for row in used.drop_duplicates("key").itertuples()
-    ]
+    nets = used.drop_duplicates("key").itertuples()
+    lines.append(told_rows(claim, used, column))
+    return lines + [f"net {net.key}: {net.model} on {net.data}, seed {net.seed}" for net in nets]
 
 # %% ../nbs/lib/58_claims.ipynb #a4b9e6ff
 def told_rows(claim: Claim, used: pd.DataFrame, column: str) -> str:
     "What `deciding` gives, in words."
-    return (
-        f"from {len(used)} rows of {used.key.nunique()} nets or draws in rows/{claim.experiment}.csv, column {column}"
-    )
+    nets, file = used.key.nunique(), f"rows/{claim.experiment}.csv"
+    return f"from {len(used)} rows of {nets} nets or draws in {file}, column {column}"
 
 
 def deciding(
@@ -283,9 +286,11 @@ def deciding(
     rows: pd.DataFrame,  # of the experiment that decides it
 ) -> tuple[pd.DataFrame, str]:  # rows, column
     "The rows that a verdict rests on, and the column in which it reads them."
-    arms = {arm for text in expanded(claim.comparators.replace("; ", " vs ")) for arm in re.findall(ARM, text)}
-    used = rows if claim.kind == "exact" else pd.concat([arm_rows(rows, arm) for arm in sorted(arms)]).drop_duplicates()
+    if claim.kind == "exact":
+        used, column = rows, claim.comparators
+    else:
+        arms = {arm for text in expanded(claim.comparators.replace("; ", " vs ")) for arm in re.findall(ARM, text)}
+        used, column = pd.concat([arm_rows(rows, arm) for arm in sorted(arms)]).drop_duplicates(), claim.primary
     used = used[used.data.map(whole_set).isin(claim.data)] if claim.data else used
-    column = claim.comparators if claim.kind == "exact" else claim.primary
     name = column.removeprefix("log ")
     return used.dropna(subset=[name]) if name in used else used.iloc[:0], column

@@ -96,12 +96,11 @@ def paper(args) -> int:
 def table(rows: list[tuple]) -> str:
     "Rows of text in columns; on a terminal the last column is broken where the line would be."
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    room = (
-        max(20, get_terminal_size().columns - sum(widths[:-1]) - 2 * len(widths[:-1])) if sys.stdout.isatty() else None
-    )
+    before = sum(widths[:-1]) + 2 * len(widths[:-1])
     lines = []
     for *first, last in rows:
-        for part in room and wrap(str(last), room) or [last]:
+        broken = wrap(str(last), max(20, get_terminal_size().columns - before)) if sys.stdout.isatty() else []
+        for part in broken or [last]:
             lines.append("  ".join(str(cell).ljust(width) for cell, width in zip([*first, part], widths)).rstrip())
             first = [""] * len(first)
     return "\n".join(lines)
@@ -122,21 +121,19 @@ def list_experiments(args) -> list[tuple]:
     "Experiments at a scale: state, nets there of all, title."
     from fmm_nb.pages import status
 
-    found = status(args.scale)
-    rows = [
-        (one["name"], one["state"], f"{one['nets'] - one['missing']} of {one['nets']}", one.get("why", one["title"]))
-        for one in found
-    ]
-    return [(f"experiment ({args.scale})", "state", "nets", "question"), *rows]
+    rows = [(f"experiment ({args.scale})", "state", "nets", "question")]
+    for one in status(args.scale):
+        there = f"{one['nets'] - one['missing']} of {one['nets']}"
+        rows.append((one["name"], one["state"], there, one.get("why", one["title"])))
+    return rows
 
 
 def list_models(args) -> list[tuple]:
     "Nets and the argument in which each differs."
     from fmm_nb.specs import FAMILIES, MODELS
 
-    arms = [
-        (name, ", ".join(f"{option}={value}" for option, value in how.items()) or "—") for name, how in MODELS.items()
-    ]
+    options = lambda how: ", ".join(f"{option}={value}" for option, value in how.items())
+    arms = [(name, options(how) or "—") for name, how in MODELS.items()]
     families = [(", ".join(family.examples) + ", …", family.title) for family in FAMILIES.values()]
     return [("model", "differs from cnn in"), *arms, *families]
 
@@ -145,19 +142,19 @@ def list_data(args) -> list[tuple]:
     "Image sets: found or missing."
     from fmm_nb.sources import SOURCES, available, told_root
 
-    found = available()
-    here = {name.split("[")[0]: name for name in found}
-    rows = [
-        (here.get(name, name), "found" if name in here else "missing", source.title) for name, source in SOURCES.items()
-    ]
-    return [("data", "state", f"images (FMM_DATA is {told_root()})"), *rows]
+    here = {name.split("[")[0]: name for name in available()}
+    rows = [("data", "state", f"images (FMM_DATA is {told_root()})")]
+    for name, source in SOURCES.items():
+        rows.append((here.get(name, name), "found" if name in here else "missing", source.title))
+    return rows
 
 # %% ../nbs/lib/51_cli.ipynb #495a8b7f
 @command(
     "fmm why M14 --scale smoke",
     argument(
         "name",
-        help="a page (03, paper), a claim (M14), a figure or table (05_definitions), a number as printed (×1.38), or the key of a net",
+        help="a page (03, paper), a claim (M14), a figure or table (05_definitions), "
+        "a number as printed (×1.38), or the key of a net",
     ),
     SCALE,
 )
@@ -237,8 +234,7 @@ def data(args) -> int:
     return 0
 
 # %% ../nbs/lib/51_cli.ipynb #d5779127
-@command(
-    "fmm imagenet atac_resnet50 --data ~/imagenet",
+_IMAGENET = (
     argument("name", help="a net, see fmm list models"),
     argument("--data", required=True, metavar="FOLDER", help="has train/CLASS/ and val/CLASS/, pictures of each class"),
     argument(
@@ -264,6 +260,12 @@ def data(args) -> int:
         help="processes that read pictures, beside each that trains; default 8",
     ),
 )
+
+# %% ../nbs/lib/51_cli.ipynb #23642ac7
+@command(
+    "fmm imagenet atac_resnet50 --data ~/imagenet",
+    *_IMAGENET,
+)
 def imagenet(args) -> int:
     "Train a net on ImageNet; torchrun starts it on several GPUs or machines."
     import signal
@@ -274,9 +276,7 @@ def imagenet(args) -> int:
     recipe = Recipe(epochs=args.epochs, batch_size=args.batch_size, image_size=args.image_size, seed=args.seed)
     out = args.out or os.path.relpath(build_folder() / "imagenet" / f"{args.name}-seed{args.seed}")
     show = lambda row: print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-    before = signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # torchrun ends all when one has failed: like a stop by hand
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         log = train(args.name, args.data, out, recipe, args.workers, progress=show)
     except Stopped as stopped:
@@ -335,25 +335,21 @@ def doctor(args) -> int:
     from fmm_nb.files import build_folder, cache_folder, repository
     from fmm_nb.sources import available, told_root
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    rows = [
-        ("fmm_nb", __version__),
-        ("python", platform.python_version()),
-        ("device", device),
-        ("threads", torch.get_num_threads()),
-    ]
-    rows += [("cores", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())]
-    rows += [
-        (name, _version(metadata, name))
-        for name in ("torch", "torchvision", "numpy", "pandas", "papermill", "nbdev", "sphinx")
-    ]
-    rows += [
-        ("repository", repository() or "none: installed from a wheel"),
-        ("build", build_folder()),
-        ("cache", cache_folder()),
-    ]
-    rows += [("FMM_DATA", told_root()), ("data found", ", ".join(available()))]
-    print(table(rows))
+    packages = ("torch", "torchvision", "numpy", "pandas", "papermill", "nbdev", "sphinx")
+    rows = {
+        "fmm_nb": __version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **{name: _version(metadata, name) for name in packages},
+        "repository": repository() or "none: installed from a wheel",
+        "build": build_folder(),
+        "cache": cache_folder(),
+        "FMM_DATA": told_root(),
+        "data found": ", ".join(available()),
+    }
+    print(table(list(rows.items())))
     return 0
 
 
@@ -373,9 +369,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, (function, example, arguments) in COMMANDS.items():
-        subparser = commands.add_parser(
-            name, help=function.__doc__, description=function.__doc__, epilog=f"example: {example}"
-        )
+        what = function.__doc__
+        subparser = commands.add_parser(name, help=what, description=what, epilog=f"example: {example}")
         for flag, options in arguments:
             subparser.add_argument(flag, **options)
         subparser.set_defaults(function=function)
@@ -393,7 +388,8 @@ def _start_anew() -> None:
 # %% ../nbs/lib/51_cli.ipynb #35f7a46e
 @cache
 def _warn(message: str):
-    "Say it once, for people: without our source. (Python forgets what it has said where a library touches its filters.)"
+    # Python alone forgets what it has said where a library touches its filters
+    "Say it once, for people: without our source."
     print(f"fmm: {message}", file=sys.stderr)
 
 

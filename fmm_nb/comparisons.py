@@ -71,16 +71,7 @@ def expanded(text: str) -> list[str]:
     return [re.sub(r"\{[^{}]*\}", lambda match, values=iter(step): next(values), text) for step in steps]
 
 # %% ../nbs/lib/52_comparisons.ipynb #8160f933
-NET_OPTIONS = (
-    "act_layers",
-    "act_order",
-    "relu_beside",
-    "reduction",
-    "context",
-    "inner_relu",
-    "batch_norm",
-    "activation",
-)
+NET_OPTIONS = tuple("act_layers act_order relu_beside reduction context inner_relu batch_norm activation".split())
 
 
 def is_arm(
@@ -126,9 +117,9 @@ def sample_of(
         return pd.Series(dtype=float)
     here = is_arm(rows, arm)
     values, seeds = (pd.to_numeric(rows[of].array[here], errors="coerce") for of in (name, "seed"))
-    values = pd.Series(
-        np.log(np.where(values > 0, values, np.nan)) if name != column else values, index=pd.Index(seeds, name="seed")
-    )
+    if name != column:
+        values = np.log(np.where(values > 0, values, np.nan))
+    values = pd.Series(values, index=pd.Index(seeds, name="seed"))
     if not len(values) or not np.isfinite(values.to_numpy(float)).all():
         return pd.Series(dtype=float)
     return values.sort_index() if values.index.is_unique else values.groupby(level=0).mean()
@@ -142,12 +133,12 @@ def across_arms(
 ) -> pd.DataFrame:  # a row for each image set, seed and sensitivity; none where no sensitivity was measured
     "The rows of the arm `all`: how a sensitivity goes with the test error over all arms of a seed."
     nets = rows[rows.points == "test"] if "points" in rows else rows.iloc[:0]
-    found = [
-        {"key": "of all arms", "model": "all", "data": data, "seed": seed, "sensitivity": name}
-        | {"correlation_with_error": rank_correlation(group[name], 100 - group.test_accuracy_percent)}
-        for (data, seed), group in nets.groupby(["data", "seed"])
-        for name in SENSITIVITIES
-    ]
+    found = []
+    for (data, seed), group in nets.groupby(["data", "seed"]):
+        for name in SENSITIVITIES:
+            row = {"key": "of all arms", "model": "all", "data": data, "seed": seed, "sensitivity": name}
+            row["correlation_with_error"] = rank_correlation(group[name], 100 - group.test_accuracy_percent)
+            found.append(row)
     return pd.DataFrame(found)
 
 # %% ../nbs/lib/52_comparisons.ipynb #7628573f
@@ -171,16 +162,14 @@ def at_parameters(
     names = rows.model.str.extract(DEPTH).set_axis(["before", "depth", "after"], axis=1)
     plain = without_options(rows[names.depth.notna()])
     for _, group in plain.groupby([plain.data, plain.seed]):
-        wanted = {
-            names.depth[place]: group.parameters[place] for place in group.index[group.model.str.endswith("_atac")]
-        }
+        atac = group.index[group.model.str.endswith("_atac")]
+        wanted = {names.depth[place]: group.parameters[place] for place in atac}
         for _, curve in group.groupby(names.before + names.after):
             known = curve.sort_values("parameters")
-            for place in curve.index[[names.depth[place] in wanted for place in curve.index]]:
-                value = np.interp(
-                    wanted[names.depth[place]], known.parameters, known.test_accuracy_percent, np.nan, np.nan
-                )
-                rows.loc[place, AT_PARAMETERS] = value
+            accuracy_at = lambda size: np.interp(size, known.parameters, known.test_accuracy_percent, np.nan, np.nan)
+            for place in curve.index:
+                if names.depth[place] in wanted:
+                    rows.loc[place, AT_PARAMETERS] = accuracy_at(wanted[names.depth[place]])
     return rows
 
 # %% ../nbs/lib/52_comparisons.ipynb #e60f26dd
@@ -229,52 +218,56 @@ def two_arms(wanted: dict[str | None, float]) -> tuple[str, str] | None:
     plus, minus = [arm for arm, w in wanted.items() if w == 1], [arm for arm, w in wanted.items() if w == -1]
     return (plus[0], minus[0]) if len(wanted) == 2 and plus and minus and None not in wanted else None
 
-
+# %% ../nbs/lib/52_comparisons.ipynb #4c9e050f
 def _images(rows: pd.DataFrame, column: str, wanted: dict[str | None, float]) -> tuple[float, float] | None:
     "The part of the variance that the test images have, in squared percent, where all rows have their bits."
     if column not in ("test_accuracy_percent", AT_PARAMETERS, BY_SIZE) or "test_correct" not in rows:
         return None
     if column == AT_PARAMETERS:
-        parts = [
-            (name, weight * share) for arm, weight in wanted.items() for name, share in read_off(rows, arm).items()
-        ]
-        wanted = pd.DataFrame(parts).groupby(0)[1].sum().to_dict()
-    texts = {
-        arm: arm_rows(rows, arm, "seed", "test_correct").drop_duplicates("seed").test_correct for arm in wanted if arm
-    }
-    if (
-        any(text.isna().any() for text in texts.values())
-        or len({t.split(":")[0] for text in texts.values() for t in text}) != 1
-    ):
+        wanted = _between_depths(rows, wanted)
+    bits = _bits(rows, [arm for arm in wanted if arm])
+    if bits is None:
         return None
-    arms = [np.stack([unpacked(t) for t in text]) for text in texts.values()]
-    groups = (
-        (slice(0, None, 3), slice(2, None, 3)) if column == BY_SIZE else (slice(None),)
-    )  # the sizes take turns, see `canvas`
-    found = [image_variance([arm[:, group] for arm in arms], [wanted[arm] for arm in texts]) for group in groups]
+    # the sizes take turns, see `canvas`
+    groups = (slice(0, None, 3), slice(2, None, 3)) if column == BY_SIZE else (slice(None),)
+    factors = [wanted[arm] for arm in bits]
+    found = [image_variance([of_arm[:, group] for of_arm in bits.values()], factors) for group in groups]
     return 100**2 * sum(variance for variance, _ in found), min(df for _, df in found)
+
+
+def _between_depths(rows: pd.DataFrame, wanted: dict[str, float]) -> dict[str, float]:
+    "A contrast of accuracies that are read off between depths, as one of the nets at these depths."
+    read = {arm: read_off(rows, arm) for arm in wanted}
+    parts = [(name, wanted[arm] * share) for arm in wanted for name, share in read[arm].items()]
+    return pd.DataFrame(parts).groupby(0)[1].sum().to_dict()
+
+
+def _bits(rows: pd.DataFrame, arms: list[str]) -> dict[str, np.ndarray] | None:
+    "Which test images the nets of each arm get right, bool [seeds, images]; None unless all know it of as many."
+    texts = {arm: arm_rows(rows, arm, "seed", "test_correct").drop_duplicates("seed").test_correct for arm in arms}
+    if any(of_arm.isna().any() for of_arm in texts.values()):
+        return None
+    if len({text.split(":")[0] for of_arm in texts.values() for text in of_arm}) != 1:
+        return None
+    return {arm: np.stack([unpacked(text) for text in of_arm]) for arm, of_arm in texts.items()}
 
 # %% ../nbs/lib/52_comparisons.ipynb #3d3335a3
 def as_difference(
     found,  # an `Effect`, or a row of a table with its columns; None: none was found
 ) -> str:
     "An effect with its interval, for a sentence."
-    return (
-        "not comparable"
-        if found is None
-        else f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]".replace("-", "−")
-    )
+    if found is None:
+        return "not comparable"
+    return f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]".replace("-", "−")
 
 
 def as_ratio(
     found,  # likewise, of logarithms
 ) -> str:
     "A ratio with its interval, for a sentence."
-    return (
-        "not comparable"
-        if found is None
-        else "{:.2f} [{:.2f}, {:.2f}]".format(*np.exp([found.difference, found.low, found.high]))
-    )
+    if found is None:
+        return "not comparable"
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*np.exp([found.difference, found.low, found.high]))
 
 
 def as_mean(
@@ -284,5 +277,6 @@ def as_mean(
     "A mean over seeds with its interval, for a table; of one net the value alone, empty where one has none."
     if values.isna().any() or not len(values):
         return ""
-    texts = [f"{value:{digits}}".replace("-", "−") for value in (mean_interval(values) if len(values) > 1 else values)]
-    return f"{texts[0]} [{', '.join(texts[1:])}]" if texts[1:] else texts[0]
+    told = mean_interval(values) if len(values) > 1 else values
+    first, *ends = (f"{value:{digits}}".replace("-", "−") for value in told)
+    return f"{first} [{', '.join(ends)}]" if ends else first

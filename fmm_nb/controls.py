@@ -25,13 +25,12 @@ def _effects(found: Findings, claim: Claim, data: str, scale: str) -> dict[str, 
     "What attention and its controls do at a scale, against the plain net, by name."
     arm, plain = two_arms(contrasts(claim.comparators)[0])
     part = on_set(found.tables[scale].get(claim.experiment, pd.DataFrame({"data": []})), data)
-    return {
-        label(name): measured(part, claim.primary, {re.sub("^am", name, arm): 1.0, plain: -1.0}) for name in CONTROLS
-    }
+    against = lambda name: {re.sub("^am", name, arm): 1.0, plain: -1.0}
+    return {label(name): measured(part, claim.primary, against(name)) for name in CONTROLS}
 
 
 def _with_controls(found: Findings, claim: Claim, data: str) -> tuple[str, dict[str, Effect | None]]:
-    "The first scale, from the claim's own down, at which some control was run, and the effects there; the claim's own where there is none."
+    "The first scale, from the claim's own down, at which some control was run, else its own, and the effects there."
     downwards = list(reversed(found.tables))  # from the largest
     tried = downwards[downwards.index(found.claims.scale[claim.id]) :]
     effects = {scale: _effects(found, claim, data, scale) for scale in tried}
@@ -43,20 +42,20 @@ AGAINST = ("M14", "M15", "M30", "M35", "M37", "M38", "M40")  # claims that compa
 
 
 def controls(
-    found: Findings, ids: tuple[str, ...] = AGAINST
+    found: Findings,
+    ids: tuple[str, ...] = AGAINST,
 ) -> pd.DataFrame:  # as `objections.hostile`; the objection is a control
     """What each control does, against the vanilla net, to the measures of some claims.
 
-    `scale` is told where it is not the claim's own; `turned`: attention lies on another side there than at the claim's own."""
+    `scale` is told where it is not the claim's own; `turned`: attention lies on another side there than at its own.
+    """
     lines = []
     for claim in (CLAIMS[id] for id in ids if found.claims.scale[id]):
+        decides = found.claims.scale[claim.id]
         for data in claim.data:
             scale, seen = _with_controls(found, claim, data)
-            decides = found.claims.scale[claim.id]
-            where = {
-                "scale": "" if scale == decides else scale,
-                "turned": _turned(seen, _effects(found, claim, data, decides)),
-            }
+            turned = _turned(seen, _effects(found, claim, data, decides))
+            where = {"scale": "" if scale == decides else scale, "turned": turned}
             lines += [where | line for line in beside_judged(claim, data, seen, first=label("am"))]
     return pd.DataFrame(lines, columns=[*COLUMNS[:2], "scale", "turned", *COLUMNS[2:]])
 
@@ -68,32 +67,32 @@ def _turned(seen: dict[str, Effect | None], decides: dict[str, Effect | None]) -
 
 # %% ../nbs/lib/72_controls.ipynb #e4b5b308
 def as_attention(
-    lines: pd.DataFrame,  # of `controls`
+    lines: pd.DataFrame,  # of `controls`; of those that turned nothing is counted
 ) -> str:
-    "On how many measures on which attention is apart from the vanilla net each control lies on its side too, in words; none that turned."
+    "On how many measures on which attention is apart from the vanilla net each control lies on its side too, in words."
     is_attention, turned = lines.objection == label("am"), lines.turned.astype(bool)
     attention, apart = lines[is_attention & ~turned], lines[is_attention & ~turned & (lines.side == "same")]
     if not len(apart):
         return "Attention is apart from the plain net by no measure that was run."
     others = lines[~is_attention & (lines.side != "")].merge(apart[["claim", "data"]], on=["claim", "data"])
-    told = [
-        f"{name} on {(group.side == 'same').sum()} of {len(group)}"
-        for name, group in others.groupby("objection", sort=False)
-    ]
-    same = f"Apart on the same side there: {'; '.join(told)}." if told else "No control was run."
-    return f"On {len(apart)} of {len(attention)} measures, each on one image set, attention is apart from the plain net. {same}{_elsewhere(attention, lines[is_attention & turned])}"
+    alike = others.side.eq("same").groupby(others.objection, sort=False)
+    told = "; ".join(f"{name} on {same.sum()} of {len(same)}" for name, same in alike)
+    return (
+        f"On {len(apart)} of {len(attention)} measures, each on one image set, attention is apart from the plain net. "
+        + (f"Apart on the same side there: {told}." if told else "No control was run.")
+        + _elsewhere(attention, lines[is_attention & turned])
+    )
 
 
 def _elsewhere(attention: pd.DataFrame, turned: pd.DataFrame) -> str:
-    "Which measures are told at another scale than the one that decides, and which are left out; empty where there are none."
-    below = attention[attention.scale != ""]
-    told = (
-        f" For {named(below)} no control was run at the scale that decides, so scale {' or '.join(dict.fromkeys(below.scale))} is told."
-        if len(below)
-        else ""
-    )
-    return told + (
-        f" Left out: {named(turned)}, where attention does otherwise at the scale that has controls than at the one that decides."
-        if len(turned)
-        else ""
-    )
+    "Which measures are told at another scale than the one that decides, and which are left out; empty where none."
+    told, below = "", attention[attention.scale != ""]
+    if len(below):
+        scales = " or ".join(dict.fromkeys(below.scale))
+        told += f" For {named(below)} no control was run at the scale that decides, so scale {scales} is told."
+    if len(turned):
+        told += (
+            f" Left out: {named(turned)}, where attention does otherwise "
+            "at the scale that has controls than at the one that decides."
+        )
+    return told

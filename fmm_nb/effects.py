@@ -41,9 +41,10 @@ def at_loss(
     if not len(below) or losses[0] < loss:
         return np.nan
     last = below[0]
-    return (
-        float(np.interp(-loss, -losses[last - 1 : last + 1], values[last - 1 : last + 1])) if last else float(values[0])
-    )
+    if last == 0:
+        return float(values[0])
+    around = slice(last - 1, last + 1)
+    return float(np.interp(-loss, -losses[around], values[around]))
 
 # %% ../nbs/lib/53_effects.ipynb #d7c14a09
 def at_equal_loss(
@@ -87,7 +88,9 @@ def log_ratio(
 ) -> Effect | None:  # None where the two cannot be compared
     "The logarithm of an arm's measure over another's: at the end of training or, of a way, at equal training loss."
     primary = f"log {column.removesuffix('__way')}"
-    return equal_loss(rows, a, b, primary) if column.endswith("__way") else measured(rows, primary, {a: 1.0, b: -1.0})
+    if column.endswith("__way"):
+        return equal_loss(rows, a, b, primary)
+    return measured(rows, primary, {a: 1.0, b: -1.0})
 
 # %% ../nbs/lib/53_effects.ipynb #0f147095
 def effect_table(
@@ -106,11 +109,10 @@ def ratio_table(
     reference: str = "cnn",
 ) -> pd.DataFrame:  # data, model, measure, and the numbers of the effect
     "The logarithm of each arm's measures over the reference's, on each image set, see `log_ratio`."
-    found = (
-        (data, arm, title, log_ratio(part, arm + where, reference + where, column))
-        for data, part in rows.groupby("data", sort=False)
-        for title, (column, where) in measures.items()
-        for arm in arms
-        if arm in set(part.model) - {reference}
-    )
+    arms, found = list(arms), []
+    for data, part in rows.groupby("data", sort=False):
+        there = [arm for arm in arms if arm in set(part.model) - {reference}]
+        for title, (column, where) in measures.items():
+            for arm in there:
+                found.append((data, arm, title, log_ratio(part, arm + where, reference + where, column)))
     return effect_table(found, "data", "model", "measure")

@@ -27,7 +27,7 @@ def unknown(
     "The error for a name that does not exist, with the nearest that do."
     valid = sorted(valid)
     near = get_close_matches(str(given), valid, n=3, cutoff=0.6)
-    hint = [f"did you mean {' or '.join(map(repr, near))}?"] * bool(near)
+    hint = [f"did you mean {' or '.join(map(repr, near))}?"] if near else []
     if not near or len(valid) <= FEW and not see:
         hint.append(f"possible: {', '.join(valid)}")
     elif see:

@@ -20,12 +20,19 @@ from .errors import InputError
 
 # %% ../nbs/lib/66_explorer.ipynb #44ea7f9b
 STYLE = """
-.fmm-explorer { max-width: 46rem; } .fmm-explorer input { position: absolute; opacity: 0; }
+.fmm-explorer { max-width: 46rem; }
+.fmm-explorer input { position: absolute; opacity: 0; }
 .fmm-explorer label { display: inline-block; cursor: pointer; margin: 0 4px 4px 0; border: 3px solid transparent; }
-.fmm-explorer label img { width: 42px; } .fmm-explorer label figure, .fmm-explorer figure { margin: 0; } .fmm-explorer label figcaption { display: none; }
-.fmm-explorer img { image-rendering: pixelated; display: block; background: #000; } .fmm-explorer figcaption { font-size: 0.8rem; }
-.fmm-explorer .panel { display: none; margin-top: 0.6rem; } .fmm-explorer .row { display: flex; flex-wrap: wrap; gap: 1rem; margin: 0.4rem 0; }
-.fmm-explorer .row img { width: 132px; } .fmm-explorer .bars { flex: 1 1 12rem; } .fmm-explorer svg { width: 100%; height: 65px; }
+.fmm-explorer label img { width: 42px; }
+.fmm-explorer label figure, .fmm-explorer figure { margin: 0; }
+.fmm-explorer label figcaption { display: none; }
+.fmm-explorer img { image-rendering: pixelated; display: block; background: #000; }
+.fmm-explorer figcaption { font-size: 0.8rem; }
+.fmm-explorer .panel { display: none; margin-top: 0.6rem; }
+.fmm-explorer .row { display: flex; flex-wrap: wrap; gap: 1rem; margin: 0.4rem 0; }
+.fmm-explorer .row img { width: 132px; }
+.fmm-explorer .bars { flex: 1 1 12rem; }
+.fmm-explorer svg { width: 100%; height: 65px; }
 """
 
 # %% ../nbs/lib/66_explorer.ipynb #13f9a9b6
@@ -58,12 +65,15 @@ def bars(
     if above.shape != below.shape or above.ndim != 1:
         raise InputError(f"two scorings must have the same channels, got {list(above.shape)} and {list(below.shape)}")
     heights = [30 * values / (values.max() or 1) for values in (above, below)]
+    bar = lambda x, y, height, colour: f'<rect x="{x}" y="{y}" width="3" height="{height:.1f}" fill="{colour}"/>'
     shapes = [
-        f'<rect x="{4 * place}" y="{32 - up:.1f}" width="3" height="{up:.1f}" fill="{ABOVE}"/><rect x="{4 * place}" y="33" width="3" height="{down:.1f}" fill="{BELOW}"/>'
+        bar(4 * place, f"{32 - up:.1f}", up, ABOVE) + bar(4 * place, 33, down, BELOW)
         for place, (up, down) in enumerate(zip(*heights))
     ]
     title = html.escape(title)
-    return f'<figure class="bars"><svg viewBox="0 0 {4 * len(above)} 65" preserveAspectRatio="xMinYMid" role="img" aria-label="{title}">{"".join(shapes)}</svg><figcaption>{title}</figcaption></figure>'
+    view = f'viewBox="0 0 {4 * len(above)} 65" preserveAspectRatio="xMinYMid"'
+    drawn = f'<svg {view} role="img" aria-label="{title}">{"".join(shapes)}</svg>'
+    return f'<figure class="bars">{drawn}<figcaption>{title}</figcaption></figure>'
 
 # %% ../nbs/lib/66_explorer.ipynb #bccacc82
 @dataclass
@@ -83,25 +93,34 @@ def explorer(
     "One piece of HTML in which a reader picks an image and sees its panel; no script, nothing fetched."
     if not entries:
         raise InputError("an explorer needs at least one entry")
-    parts, rules, panels = [], [], []
-    name = (
-        "fmm"
-        + hashlib.sha256(repr([(e.title, np.asarray(e.thumbnail).tobytes()) for e in entries]).encode()).hexdigest()[:8]
-    )
-    for place, entry in enumerate(entries):
-        one = f"{name}-{place}"
-        parts.append(
-            f'<input data-lm-suppress-shortcuts type="radio" name="{name}" id="{one}"{" checked" * (not place)}><label for="{one}" title="{html.escape(entry.title)}">{picture(entry.thumbnail, entry.title)}</label>'
-        )
-        rules.append(
-            f"#{one}:checked ~ .{one} {{ display: block; }} #{one}:checked + label {{ border-color: {ABOVE}; }} #{one}:focus-visible + label {{ outline: 2px solid {BELOW}; }}"
-        )
-        shown = "".join(
-            picture(values, title, "gray" if not number else "magma")
-            for number, (title, values) in enumerate(entry.pictures.items())
-        )
-        compared = "".join(bars(*pair, title) for title, pair in entry.scores.items())
-        panels.append(
-            f'<div class="panel {one}"><strong>{html.escape(entry.title)}</strong><div class="row">{shown}</div><div class="row">{compared}</div><small>{html.escape(legend)}</small></div>'
-        )
-    return f'<div class="fmm-explorer"><style>{STYLE}{" ".join(rules)}</style>{"".join(parts)}{"".join(panels)}</div>'
+    seen = repr([(entry.title, np.asarray(entry.thumbnail).tobytes()) for entry in entries])
+    name = f"fmm{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
+    ids = [f"{name}-{place}" for place in range(len(entries))]
+    choices = "".join(_choice(entry, name, one, one == ids[0]) for one, entry in zip(ids, entries))
+    panels = "".join(_panel(entry, one, legend) for one, entry in zip(ids, entries))
+    rules = " ".join(map(_rules, ids))
+    return f'<div class="fmm-explorer"><style>{STYLE}{rules}</style>{choices}{panels}</div>'
+
+# %% ../nbs/lib/66_explorer.ipynb #39ba237d
+def _choice(entry: Entry, name: str, id: str, checked: bool) -> str:
+    "The image that is clicked; `name` is common to an explorer's."
+    button = f'<input data-lm-suppress-shortcuts type="radio" name="{name}" id="{id}"{" checked" if checked else ""}>'
+    image = picture(entry.thumbnail, entry.title)
+    return f'{button}<label for="{id}" title="{html.escape(entry.title)}">{image}</label>'
+
+
+def _rules(id: str) -> str:
+    "How an entry looks that is chosen, or has the focus."
+    shown = f"#{id}:checked ~ .{id} {{ display: block; }}"
+    chosen = f"#{id}:checked + label {{ border-color: {ABOVE}; }}"
+    return f"{shown} {chosen} #{id}:focus-visible + label {{ outline: 2px solid {BELOW}; }}"
+
+
+def _panel(entry: Entry, id: str, legend: str) -> str:
+    "What is shown of a chosen entry."
+    colours = ["gray", *["magma"] * len(entry.pictures)]
+    shown = [picture(values, title, colour) for (title, values), colour in zip(entry.pictures.items(), colours)]
+    compared = [bars(*pair, title) for title, pair in entry.scores.items()]
+    rows = "".join(f'<div class="row">{"".join(row)}</div>' for row in (shown, compared))
+    title, legend = html.escape(entry.title), html.escape(legend)
+    return f'<div class="panel {id}"><strong>{title}</strong>{rows}<small>{legend}</small></div>'

@@ -65,11 +65,11 @@ UNIT_ARMS = {
     "senet_b{}": ("SENet", "#7766CC", "p"),
     "genet_theta_b{}": ("GENet-θ", "#44AA99", "d"),
 }
-ARMS |= {
-    arm.format(b): look if b == 1 else (f"{look[0]}, b = {b}", *look[1:])
-    for b in range(1, 6)
-    for arm, look in UNIT_ARMS.items()
-}
+
+# %% ../nbs/lib/65_figures.ipynb #25899d4b
+for b in range(1, 6):
+    for arm, (name, colour, marker) in UNIT_ARMS.items():
+        ARMS[arm.format(b)] = (name if b == 1 else f"{name}, b = {b}", colour, marker)
 ARMS |= {
     "resnet50": ("ResNet-50", "#767676", "o"),
     "se_resnet50": ("SE", "#7766CC", "p"),
@@ -101,29 +101,28 @@ INK = "#767676"
 FULL, HALF = 6.5, 3.2  # inches: the width of a page, and of half of it
 
 
+_COLOURS = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
+_GROUNDS = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+_SIZES = ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+_LOOK = {
+    **dict.fromkeys(_COLOURS, INK),
+    **dict.fromkeys(_GROUNDS, "none"),
+    **dict.fromkeys(_SIZES, 8),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.columnspacing": 1.2,
+    "legend.handletextpad": 0.4,
+    "svg.hashsalt": "fmm_nb",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+
 def style() -> None:
     "Set the look of all figures that follow."
     sns.set_theme("paper", "ticks")
-    mpl.rcParams.update(
-        dict.fromkeys(
-            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor"), INK
-        )
-        | dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none")
-        | dict.fromkeys(
-            ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"),
-            8,
-        )
-        | {
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-            "legend.columnspacing": 1.2,
-            "legend.handletextpad": 0.4,
-            "svg.hashsalt": "fmm_nb",
-            "svg.fonttype": "path",
-            "pdf.fonttype": 42,
-        }
-    )
+    mpl.rcParams.update(_LOOK)
     if "get_ipython" in dir(builtins):  # in a notebook, figures are shown as SVG
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -167,6 +166,13 @@ def _arm_line(ax: Axes, line: int, row, seeds: pd.Series) -> None:
     ax.plot(row.difference, line, "|", color=colour, ms=11, mew=2)
     ax.plot(seeds, np.full(len(seeds), line + 0.22), marker, color=colour, ms=3, alpha=0.8, mew=0)
 
+
+def _reported_differences(reported: dict[str, float], reference: str, lines: list[str]) -> dict[str, float]:
+    "What a source reports of the arms that have a line, minus what it reports of the reference, if it does."
+    if reference not in reported:
+        return {}
+    return {arm: value - reported[reference] for arm, value in reported.items() if arm in lines}
+
 # %% ../nbs/lib/65_figures.ipynb #a3697209
 def arm_differences(
     frame: pd.DataFrame,  # one image set: columns model, seed and `value`
@@ -174,8 +180,7 @@ def arm_differences(
     reference: str = "cnn",
     reported: dict[str, float] | None = None,  # a source's values by arm, the reference's among them
     ax: Axes | None = None,
-    lines: list[str]
-    | None = None,  # all arms that have a line, where panels side by side may lack some; None: those of the frame
+    lines: list[str] | None = None,  # all arms, where panels side by side may lack some; None: those of the frame
 ) -> Axes:
     "Draw each arm's seeds, mean and interval as differences from the reference's mean, beside what was reported."
     ax = ax or plt.gca()
@@ -184,11 +189,7 @@ def arm_differences(
     _, low, high = mean_interval(plain)
     ax.axvspan(low - plain.mean(), high - plain.mean(), color=INK, alpha=0.15, lw=0)
     ax.axvline(0, color=INK, lw=0.8)
-    told = {
-        arm: value - reported[reference]
-        for arm, value in (reported or {}).items()
-        if reference in reported and arm in lines
-    }
+    told = _reported_differences(reported or {}, reference, lines)
     seeds = {arm: frame[frame.model == arm][value] - plain.mean() for arm in table.model}
     table.index = [lines.index(arm) for arm in table.model]
     for line, row in zip(table.index, table.itertuples()):
@@ -199,21 +200,23 @@ def arm_differences(
     ax.yaxis.set_inverted(True)
     ends = np.array([(seeds[arm].min(), seeds[arm].max()) for arm in table.model]).reshape(-1, 2)
     _limit(ax, table.assign(low=np.minimum(table.low, ends[:, 0]), high=np.maximum(table.high, ends[:, 1])))
-    low, high = ax.get_xlim()
-    ax.set_xlim(
-        min([low, *(1.2 * value for value in told.values())]), max([high, *(1.2 * value for value in told.values())])
-    )
+    ends = [*ax.get_xlim(), *(1.2 * value for value in told.values())]
+    ax.set_xlim(min(ends), max(ends))
     _beyond(ax, table.assign(height=table.index, colour=table.model.map(colour_of)))
     return ax
 
 # %% ../nbs/lib/65_figures.ipynb #eb1813b7
-def _limit(ax: Axes, table: pd.DataFrame, usual: float = 0.5) -> None:
-    "Let the axis end where some lines would squeeze all others: those that reach four times as far as this share of the lines does."
+def _limit(
+    ax: Axes,
+    table: pd.DataFrame,
+    usual: float = 0.5,  # share of the lines; what reaches four times as far as they do is cut off
+) -> None:
+    "Let the axis end where some lines would squeeze all others."
     reach = table[["low", "high"]].abs().max(axis=1)
     limit = 1.1 * min(reach.max(), 4 * reach.quantile(usual))
-    ax.set_xlim(
-        max(-limit, min(1.1 * table.low.min(), -0.2 * limit)), min(limit, max(1.1 * table.high.max(), 0.2 * limit))
-    )
+    left = max(-limit, min(1.1 * table.low.min(), -0.2 * limit))
+    right = min(limit, max(1.1 * table.high.max(), 0.2 * limit))
+    ax.set_xlim(left, right)
 
 
 def _beyond(
@@ -224,19 +227,14 @@ def _beyond(
     "Say at the edges of an axis what lies beyond them."
     left, right = ax.get_xlim()
     for row in table.itertuples():
-        for end, mark in [(left, "<")] * int(row.low < left) + [(right, ">")] * int(row.high > right):
-            ax.plot(end, row.height, mark, color=row.colour, ms=3.5, mew=0, clip_on=False)
+        for end, mark, beyond in ((left, "<", row.low < left), (right, ">", row.high > right)):
+            if beyond:
+                ax.plot(end, row.height, mark, color=row.colour, ms=3.5, mew=0, clip_on=False)
         if row.difference < left or row.difference > right:
             text = f"×{np.exp(row.difference):.2g}" if ratio else f"{row.difference:+.1f}".replace("-", "−")
             end, shift, align = (row.high, 5, "left") if row.difference < left else (row.low, -5, "right")
-            ax.annotate(
-                text,
-                (np.clip(end, left, right), row.height),
-                (shift, 0),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-            )
+            place = (np.clip(end, left, right), row.height)
+            ax.annotate(text, place, (shift, 0), textcoords="offset points", ha=align, va="center")
 
 # %% ../nbs/lib/65_figures.ipynb #f232764e
 BESIDE = ("o", "s", "d", "^", "v")  # markers of what stands side by side, where that is not arms
@@ -250,14 +248,13 @@ def effect_lines(
     lines: list[str] | None = None,  # all lines, where panels side by side may lack some; None: those of the frame
     ratio: bool = False,  # effects are logarithms, and read as ratios
 ) -> Axes:
-    "Draw effects with their intervals, line by line, in the order of the frame; the colour is the arm's, where arms are lines or stand side by side."
+    "Draw effects with their intervals, line by line, in the order of the frame; in the colours of arms, if it has any."
     ax = ax or plt.gca()
     lines, places = list(lines or dict.fromkeys(frame[line])), list(dict.fromkeys(frame[beside]))
     place = frame[beside].map(places.index)
+    height = frame[line].map(lines.index) + 0.66 * ((place + 0.5) / len(places) - 0.5)
     colour = frame.model.map(colour_of) if "model" in (line, beside) else INK
-    frame = frame.assign(
-        place=place, height=frame[line].map(lines.index) + 0.66 * ((place + 0.5) / len(places) - 0.5), colour=colour
-    )
+    frame = frame.assign(place=place, height=height, colour=colour)
     for row in frame.itertuples():
         ax.plot([row.low, row.high], [row.height] * 2, color=row.colour, lw=1.5, solid_capstyle="butt")
         marker, hollow = (ARMS[row.model][2], False) if beside == "model" else (BESIDE[row.place], row.place > 0)
@@ -272,48 +269,49 @@ def effect_lines(
     return ax
 
 # %% ../nbs/lib/65_figures.ipynb #5cd96b1e
-TICKS = [
+TICKS = [  # steps, in every decade …
     ([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], 1),
     ([1, 1.5, 2, 3, 5, 7], 1),
     ([1, 2, 5], 1),
     ([1, 3], 1),
-]  # steps, in every decade
-TICKS += [([1], every) for every in (1, 2, 5, 10, 20, 50, 100)]  # or one in so many decades
+]
+TICKS += [([1], every) for every in (1, 2, 5, 10, 20, 50, 100)]  # … or one in so many decades
 
 
 def round_ticks(low: float, high: float) -> list[np.ndarray]:
     "Logarithms of round numbers between two logarithms, from many to few."
     decades = np.arange(np.floor(low / np.log(10)), np.ceil(high / np.log(10)) + 1)
-    within = lambda numbers: (ticks := np.log(numbers))[(low <= ticks) & (ticks <= high)]
-    found = [
-        within([step * 10**decade for decade in decades[decades % every == 0] for step in steps])
-        for steps, every in TICKS
-    ]
-    if len(found[0]) < 2:  # so short an axis is as good as linear
-        found = [
-            within(MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(*np.exp([low, high]))) for most in (5, 2)
-        ] + found
-    return found
+    numbers = [[step * 10**at for at in decades[decades % every == 0] for step in steps] for steps, every in TICKS]
+    found = [_within(some, low, high) for some in numbers]
+    if len(found[0]) >= 2:
+        return found
+    # so short an axis is as good as linear
+    linear = [MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(*np.exp([low, high])) for most in (5, 2)]
+    return [_within(some, low, high) for some in linear] + found
 
 
+def _within(numbers, low: float, high: float) -> np.ndarray:
+    "The logarithms of some numbers that lie between two others."
+    ticks = np.log(numbers)
+    return ticks[(low <= ticks) & (ticks <= high)]
+
+# %% ../nbs/lib/65_figures.ipynb #f431fe49
 def log_axis(
     ax: Axes,
     sign: str = "×",  # before each number; "": they are no ratios
     vertical: bool = False,
 ) -> None:
     "Label the horizontal or vertical axis, of natural logarithms, with what they are of, at round numbers."
-    axis, width = (
-        (ax.yaxis, np.inf)
-        if vertical
-        else (ax.xaxis, 0.8 * ax.figure.get_size_inches()[0] / ax.get_subplotspec().get_gridspec().ncols)
-    )
+    if vertical:
+        axis, width = ax.yaxis, np.inf
+    else:
+        panels = ax.get_subplotspec().get_gridspec().ncols
+        axis, width = ax.xaxis, 0.8 * ax.figure.get_size_inches()[0] / panels
     low, high = axis.get_view_interval()
     for ticks in round_ticks(low, high):
         names = [f"{sign}{np.exp(tick):.4g}" for tick in ticks]
-        room, need = (
-            np.diff(ticks).min(initial=high - low) / (high - low) * width,
-            max(map(len, names), default=0) * 0.085,
-        )  # inches
+        room = np.diff(ticks).min(initial=high - low) / (high - low) * width  # inches
+        need = max(map(len, names), default=0) * 0.085
         if len(ticks) <= 7 and room >= need:
             break
     axis.set_ticks(ticks, names)
@@ -326,29 +324,21 @@ def legend(
     further: tuple[plt.Line2D, ...] = (),  # what else needs a word, with its label
 ) -> None:
     "A legend above a figure."
-    mark = lambda place, name: ARMS[name] if name in ARMS else (name, INK, BESIDE[place])
-    handles = [
-        plt.Line2D(
-            [],
-            [],
-            color=colour,
-            marker=marker,
-            mfc="white" if name not in ARMS and place else colour,
-            lw=0,
-            ms=4,
-            label=text,
-        )
-        for place, name in enumerate(names)
-        for text, colour, marker in [mark(place, name)]
-    ]
+    handles = []
+    for place, name in enumerate(names):
+        text, colour, marker = ARMS.get(name) or (name, INK, BESIDE[place])
+        inside = "white" if name not in ARMS and place else colour
+        handles.append(plt.Line2D([], [], color=colour, marker=marker, mfc=inside, lw=0, ms=4, label=text))
     _above(figure, {handle.get_label(): handle for handle in [*handles, *further]}, columns)
 
 
 def legend_of(figure: Figure, columns: int = 5) -> None:
     "A legend above a figure, of what its panels have labelled."
-    _above(
-        figure, {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels())}, columns
-    )
+    named = {}
+    for ax in figure.axes:
+        handles, names = ax.get_legend_handles_labels()
+        named |= zip(names, handles)
+    _above(figure, named, columns)
 
 
 def _above(figure: Figure, named: dict, columns: int) -> None:

@@ -49,7 +49,7 @@ def data_folder() -> Path:
 def published_folder(
     scale: str,  # smoke, cpu or paper
 ) -> Path:
-    "The published results of a scale, `data/results/<scale>`; a folder that does not exist where `FMM_ANEW` is set: nothing published is taken then."
+    "The published results of a scale, `data/results/<scale>`; with `FMM_ANEW` set, a folder that does not exist."
     return data_folder() / "results" / ("none, FMM_ANEW is set" if os.environ.get("FMM_ANEW") else scale)
 
 # %% ../nbs/lib/01_files.ipynb #19a6eb8d
@@ -68,7 +68,7 @@ def cache_folder() -> Path:
 def written(
     path: str | Path,  # the final name; missing folders are made
 ):
-    "A temporary path beside `path` that replaces it when the block ends well; `InputError` where that cannot be written."
+    "A temporary path that replaces `path` when the block ends well; `InputError` where nothing can be written."
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
@@ -114,7 +114,7 @@ def writable_folder(
 def locked(
     path: str | Path,  # of the lock, an empty file that stays; its folder is made
 ):
-    "Keep other processes, also of other machines where the file system allows it, out of a block; `InputError` where no lock can be had."
+    "Keep other processes out of a block, also those of other machines; `InputError` where no lock can be had."
     lock = FileLock(path, fallback_to_soft=False)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

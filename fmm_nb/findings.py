@@ -28,9 +28,8 @@ class Findings:
     claims: pd.DataFrame  # as `claims.table`, by id
     estimates: pd.DataFrame  # as `reproduction.estimates`, of the scale that decides each claim
     tables: dict[str, dict[str, pd.DataFrame]]  # scale → experiment → rows
-    partial: pd.DataFrame = field(
-        default_factory=lambda: estimates({}).assign(scale="")
-    )  # estimates of a higher scale, with its name
+    # estimates of a higher scale, with its name
+    partial: pd.DataFrame = field(default_factory=lambda: estimates({}).assign(scale=""))
 
 
 def findings(
@@ -39,7 +38,8 @@ def findings(
 ) -> Findings:
     "What the rows of a scale, or of all that count, say of all claims."
     claims = table(scale, build).set_index("id", drop=False)
-    tables = {name: tables_of(name, build) for name in SCALES if (name == scale if scale else SCALES[name].evidence)}
+    scales = [scale] if scale else [name for name in SCALES if SCALES[name].evidence]
+    tables = {name: tables_of(name, build) for name in scales}
     every = pd.concat([estimates(of_scale).assign(scale=name) for name, of_scale in tables.items()], ignore_index=True)
     height = {name: place for place, name in enumerate(["", *SCALES])}
     above = every.scale.map(height) - every.claim.map(claims.scale).map(height)
@@ -57,19 +57,17 @@ def quantity(
     "An estimate with its interval, in the unit of its claim."
     ends = (estimate.difference, estimate.low, estimate.high)
     if CLAIMS[id].primary.startswith("log "):
-        return (
-            f"×{as_ratio(estimate)}"
-            if estimate.difference < HUGE
-            else "×{} [{}, {}]".format(*map(_power, np.exp(ends)))
-        )
+        if estimate.difference < HUGE:
+            return f"×{as_ratio(estimate)}"
+        return "×{} [{}, {}]".format(*map(_power, np.exp(ends)))
     if CLAIMS[id].kind == "proportion":
         return "{:.0%} [{:.0%}, {:.0%}]".format(*ends).replace("-", "−")
-    return as_difference(estimate) + _points(id) * unit
+    return as_difference(estimate) + _points(id, unit)
 
 
-def _points(id: str) -> str:
-    "What is written after a difference of accuracies; empty for other measures."
-    return " points" if CLAIMS[id].primary.endswith("_percent") else ""
+def _points(id: str, unit: bool) -> str:
+    "What is written after a difference of accuracies; empty for other measures, and where no unit is wanted."
+    return " points" if unit and CLAIMS[id].primary.endswith("_percent") else ""
 
 
 def _power(value: float) -> str:
@@ -84,9 +82,8 @@ def numbers(
 ) -> str:
     "What was measured of a claim, by image set, controls apart, the unit at the end; empty where it has no number."
     own = found[found.claim == id]
-    is_control = (
-        own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
-    )  # an arm that is subtracted; none
+    # of a share, the arm that is subtracted; of anything else, none
+    is_control = own.contrast.str.contains("− [a-z]") if CLAIMS[id].kind == "proportion" else own.contrast == ""
     groups = [(data, control, cells) for (data, control), cells in own.groupby([own.data, is_control], sort=False)]
     told = []
     for place, (data, control, cells) in enumerate(groups, 1):
@@ -101,7 +98,7 @@ def _range(id: str, cells: pd.DataFrame, unit: bool) -> str:
         return quantity(id, cells.iloc[0], unit)
     smallest, largest = cells.loc[cells.difference.idxmin()], cells.loc[cells.difference.idxmax()]
     ends = [quantity(id, one, unit=False).split(" [")[0] for one in (smallest, largest)]
-    return f"{' to '.join(dict.fromkeys(ends))}{_points(id) * unit} in {len(cells)} comparisons"
+    return f"{' to '.join(dict.fromkeys(ends))}{_points(id, unit)} in {len(cells)} comparisons"
 
 # %% ../nbs/lib/60_findings.ipynb #48d7f963
 def partly(found: Findings, id: str) -> str:
@@ -111,7 +108,7 @@ def partly(found: Findings, id: str) -> str:
 
 
 def of_parts(found: Findings, id: str) -> str:
-    "The verdicts of the claims that a conjunction joins, with their scale where it is another; empty for another claim."
+    "The verdicts of the claims that a conjunction joins, with their scale where it differs; empty for other claims."
     if CLAIMS[id].kind != "conjunction":
         return ""
     parts = found.claims.loc[CLAIMS[id].comparators.split("; ")]
@@ -120,10 +117,12 @@ def of_parts(found: Findings, id: str) -> str:
 
 # %% ../nbs/lib/60_findings.ipynb #a32daa9c
 def word_of(found: Findings, id: str) -> str:
-    "A claim's verdict, where contradicted in more detail: smaller (on the claimed side, but within the margin), reversed, or contradicted."
+    "A claim's verdict; of a contradicted one smaller (on the claimed side, in the margin), reversed or contradicted."
     verdict, claim = found.claims.verdict[id], CLAIMS[id]
     own = found.estimates[found.estimates.claim == id]
     if verdict != "contradicted" or claim.kind != "difference" or not len(own):
         return verdict
     low, high = (own.low, own.high) if claim.direction > 0 else (-own.high, -own.low)
-    return "smaller" if (low > 0).all() else "reversed" if (high < 0).all() else verdict
+    if (low > 0).all():
+        return "smaller"
+    return "reversed" if (high < 0).all() else verdict

@@ -42,7 +42,8 @@ def identify(
     key, age = listing(found)
     memory = cache_folder() / "fingerprints" / key
     with suppress(OSError, UnicodeDecodeError):
-        if re.fullmatch("[0-9a-f]{16}", known := memory.read_text()):
+        known = memory.read_text()
+        if re.fullmatch("[0-9a-f]{16}", known):
             return known
     lines = "".join(f"{role}\0{digest(found.files[role], 'sha256')}\n" for role in sorted(found.files))
     mark = hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()[:16]
@@ -70,14 +71,8 @@ def published_name(
 def _published() -> frozenset[tuple[str, str]]:
     "Names and fingerprints of all published rows."
     folders = [Path(scale, "rows") for scale in _entries(data_folder() / "results")]
-    return _all_fingerprints(
-        tuple(
-            (file.path, file.stat().st_mtime_ns)
-            for folder in folders
-            for file in _entries(folder)
-            if file.name.endswith(".csv")
-        )
-    )
+    tables = [file for folder in folders for file in _entries(folder) if file.name.endswith(".csv")]
+    return _all_fingerprints(tuple((table.path, table.stat().st_mtime_ns) for table in tables))
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -113,7 +108,8 @@ def fingerprint(
     root: str | Path | None = None,  # the folder that holds official sets; None: FMM_DATA
 ) -> str:  # 16 hexadecimal characters
     "What identifies the raw contents of a set; from published rows, with a warning, where it is not on this machine."
-    known, asked = {} if _memory.get() is None else _memory.get(), (str(name), str(root))
+    known = {} if _memory.get() is None else _memory.get()
+    asked = str(name), str(root)
     if asked not in known:
         known[asked] = _looked_up(name, root)
     return known[asked]
@@ -138,7 +134,7 @@ _memory: ContextVar[dict | None] = ContextVar("fingerprints", default=None)  # i
 
 @contextmanager
 def looked_once():
-    "Within the block, or the function that this decorates, each image set is looked for once; a block within another adds to what is known."
+    "Within the block, or the function that this decorates, each image set is looked for once."
     token = _memory.set({} if _memory.get() is None else _memory.get())
     try:
         yield

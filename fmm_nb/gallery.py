@@ -74,7 +74,8 @@ KNOWING = """
   const nets = data.nets.map(net => ({...net, values: bytes(net.values)}));
   const boxes = all('input[type=checkbox]'), slider = root.querySelector('input[type=range]');
   const canvas = root.querySelector('canvas'), said = root.querySelector('output');
-  const points = data.points, size = pixels.length / data.titles.length, area = canvas.width * canvas.height, channels = size / area;
+  const points = data.points, size = pixels.length / data.titles.length;
+  const area = canvas.width * canvas.height, channels = size / area;
   let order = [0, 1, 2], chosen = order;  // in the order of choice, and of the images
   const place = () => data.triples.findIndex(triple => triple.every((n, k) => n === chosen[k]));
   const height = (net, k, point) => 100 - net.values[(place() * points + point % points) * 3 + k] / 2.55;
@@ -84,7 +85,8 @@ KNOWING = """
 # %% ../nbs/lib/67_gallery.ipynb #0ced6a70
 DRAWING = """
   function move() {
-    const degrees = +slider.value, point = Math.round(degrees / 360 * points), image = new ImageData(canvas.width, canvas.height);
+    const degrees = +slider.value, point = Math.round(degrees / 360 * points);
+    const image = new ImageData(canvas.width, canvas.height);
     for (let i = 0; i < area; i++) for (let c = 0; c < 4; c++) {
       const blend = (sum, n, k) => sum + weight(k, degrees) * pixels[n * size + i * channels + c % channels];
       image.data[4 * i + c] = c === 3 ? 255 : chosen.reduce(blend, 0);
@@ -92,7 +94,8 @@ DRAWING = """
     canvas.getContext('2d').putImageData(image, 0, 0);
     all('line').forEach(line => ['x1', 'x2'].forEach(end => line.setAttribute(end, degrees)));
     const best = net => [0, 1, 2].reduce((a, b) => height(net, b, point) < height(net, a, point) ? b : a);
-    said.textContent = `${degrees}°. Highest of the three: ` + nets.map(net => `${net.name}: ${data.titles[chosen[best(net)]]}`).join('; ');
+    const highest = nets.map(net => `${net.name}: ${data.titles[chosen[best(net)]]}`);
+    said.textContent = `${degrees}°. Highest of the three: ` + highest.join('; ');
   }
   function draw() {
     all('svg').forEach((svg, n) => svg.querySelectorAll('polyline').forEach((curve, k) => {
@@ -127,15 +130,15 @@ ACTING = """
 def gallery(
     pictures,  # [N, H, W, C], from 0 to 1
     titles: list[str],  # of the images, [N]
-    curves: dict[
-        str, np.ndarray
-    ],  # by arm: [T, P, 3] along the triples of `all_triples`, the curve of each image's class
+    curves: dict[str, np.ndarray],  # by arm: [T, P, 3] along `all_triples`, the curve of each image's class
 ) -> str:  # HTML
-    "One piece of HTML in which a reader chooses three images and moves along the ellipse through them; nothing is fetched."
+    "HTML in which a reader chooses three images and moves along the ellipse through them; nothing is fetched."
     pictures, shapes = np.asarray(pictures), {np.shape(values) for values in curves.values()}
-    if len(shapes) != 1 or len(pictures) != len(titles) or next(iter(shapes))[0] != len(all_triples(len(pictures))):
+    count = len(pictures)
+    if len(shapes) != 1 or count != len(titles) or next(iter(shapes))[0] != len(all_triples(count)):
         raise InputError(
-            f"curves must be [T, P, 3] along all triples of {len(pictures)} images with {len(titles)} titles, got {sorted(map(list, shapes))}"
+            f"curves must be [T, P, 3] along all triples of {count} images with {len(titles)} titles, "
+            f"got {sorted(map(list, shapes))}"
         )
     broken = [arm for arm, values in curves.items() if not np.isfinite(values).all()]
     if broken:
@@ -143,9 +146,10 @@ def gallery(
     data = carried(pictures, titles, curves)
     boxes = "".join(_choice(data["id"], n, title, image) for n, (title, image) in enumerate(zip(titles, pictures)))
     program = KNOWING.replace("DATA", json.dumps(data).replace("</", "<\\/")) + DRAWING + ACTING
+    _, height, width, _ = pictures.shape
     return (
         f'<div class="fmm-gallery" id="{data["id"]}"><style>{STYLE}</style>{boxes}<div class="way">'
-        f'<canvas width="{pictures.shape[2]}" height="{pictures.shape[1]}" role="img" aria-label="the image on the way"></canvas>'
+        f'<canvas width="{width}" height="{height}" role="img" aria-label="the image on the way"></canvas>'
         f'<div class="curves">{"".join(map(_panel, curves))}'
         '<input data-lm-suppress-shortcuts type="range" min="0" max="360" value="60" aria-label="angle on the ellipse">'
         f'<output aria-live="polite"></output></div></div><script>(() => {{{program}}})();</script></div>'

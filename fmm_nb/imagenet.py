@@ -59,7 +59,9 @@ def rate_at(
 ) -> float:
     "The learning rate of a step: a line from zero to the peak, then half a cosine to zero."
     peak, warm = recipe.learning_rate * recipe.batch_size / 256, recipe.warmup * steps
-    return peak * step / warm if step < warm else peak * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+    if step < warm:
+        return peak * step / warm
+    return peak * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
 
 # %% ../nbs/lib/50_imagenet.ipynb #165ce238
 def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict]:
@@ -75,7 +77,10 @@ def optimizer_of(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 # %% ../nbs/lib/50_imagenet.ipynb #2a8ef2f3
 def build(name: str, recipe: Recipe, classes: int) -> nn.Module:
-    "The untrained net for [N, 3, image_size, image_size], the same for the same seed; raises `InputError` for a name of none, or a size that it cannot take."
+    """The untrained net for [N, 3, image_size, image_size], the same for the same seed.
+
+    Raises `InputError` for a name of none, or a size that it cannot take.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         net = create_model(name, in_channels=3, image_size=recipe.image_size, num_classes=classes)
@@ -84,11 +89,12 @@ def build(name: str, recipe: Recipe, classes: int) -> nn.Module:
 
 # %% ../nbs/lib/50_imagenet.ipynb #7ee136f0
 def check(name: str, data: Path, out: Path) -> None:
-    "Raise `InputError` for a name of no net, a folder without pictures or that cannot be written, or an engine that is not installed."
+    "Raise `InputError` for a name of no net, folders that cannot be used, or an engine that is not installed."
     builder_of(name)
     if importlib.util.find_spec("accelerate") is None:
         raise InputError(
-            "training on ImageNet needs accelerate, which is not installed: pip install 'fmm_nb[imagenet]', or pip install '.[imagenet]' in the clone"
+            "training on ImageNet needs accelerate, which is not installed: "
+            "pip install 'fmm_nb[imagenet]', or pip install '.[imagenet]' in the clone"
         )
     check_folders(data)
     writable_folder(out)
@@ -127,7 +133,7 @@ def evaluate(
     batches: DataLoader,
     accelerator,  # accelerate's
 ) -> dict[str, float]:
-    "Mean cross-entropy, and the shares of pictures whose class is the first, or among the first five; of all processes."
+    "Mean cross-entropy, and the shares of pictures whose class is the first or among the first five; of all processes."
     if accelerator.num_processes > 1:
         for buffer in net.buffers():
             torch.distributed.broadcast(buffer, 0)
@@ -136,27 +142,14 @@ def evaluate(
     for x, y in batches:
         logits, y = net(x.to(accelerator.device, memory_format=torch.channels_last)), y.to(accelerator.device)
         right = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
-        sums += torch.stack(
-            [
-                F.cross_entropy(logits, y, reduction="sum"),
-                right[:, 0].sum(),
-                right.any(1).sum(),
-                torch.tensor(len(y), device=y.device),
-            ]
-        )
+        losses, count = F.cross_entropy(logits, y, reduction="sum"), torch.tensor(len(y), device=y.device)
+        sums += torch.stack([losses, right[:, 0].sum(), right.any(1).sum(), count])
     loss, top1, top5, count = accelerator.reduce(sums, "sum").tolist()
     return {"val_loss": loss / count, "top1": top1 / count, "top5": top5 / count}
 
 # %% ../nbs/lib/50_imagenet.ipynb #3c83e7dc
-ABOUT = (
-    "model",
-    "seed",
-    "epochs",
-    "batch_size",
-    "image_size",
-    "classes",
-    "pictures",
-)  # what a table says of its training
+# what a table says of its training
+ABOUT = ("model", "seed", "epochs", "batch_size", "image_size", "classes", "pictures")
 
 
 def keep(out: Path, state: dict) -> None:
@@ -169,10 +162,9 @@ def keep(out: Path, state: dict) -> None:
 def keep_log(out: Path, state: dict) -> None:
     "Write the history as log.csv: a row an epoch, with what is known of the training in each."
     origin = json.loads(state["origin"])
+    known = {name: origin[name] for name in ABOUT if name in origin}
     with written(out / LOG) as part:
-        pd.DataFrame(state["history"]).assign(**{name: origin[name] for name in ABOUT if name in origin}).to_csv(
-            part, index=False
-        )
+        pd.DataFrame(state["history"]).assign(**known).to_csv(part, index=False)
 
 
 def tidied(out: Path) -> None:
@@ -182,7 +174,7 @@ def tidied(out: Path) -> None:
 
 # %% ../nbs/lib/50_imagenet.ipynb #0d06039a
 def kept(out: Path, origin: str) -> dict:
-    "The state that `keep` wrote, empty where there is none; raises `InputError` for that of another training, and for a file that is none."
+    "The state that `keep` wrote, empty where there is none; raises `InputError` for another training's, or no state."
     path = out / "state.pt"
     if not path.exists():
         return {}
@@ -213,10 +205,8 @@ def finished(
             raise InputError(f"{path} is no log of fmm imagenet, it lacks {', '.join(lacking)}: move it away")
         last = log.iloc[-1]
         if last.epoch == last.epochs:
-            found.append(
-                {name: last[name] for name in ABOUT}
-                | {"top1_error_percent": 100 * (1 - last.top1), "top5_error_percent": 100 * (1 - last.top5)}
-            )
+            errors = {f"{top}_error_percent": 100 * (1 - last[top]) for top in ("top1", "top5")}
+            found.append({name: last[name] for name in ABOUT} | errors)
     return found
 
 # %% ../nbs/lib/50_imagenet.ipynb #82336474
@@ -224,10 +214,12 @@ class Stopped(RuntimeError):
     "A training that ended before its time; its text is one line and says what to do."
 
 
-SIGNS = dict.fromkeys(
-    ("gloo", "Connection closed", "DataLoader worker (pid"), "lost another process"
-)  # in what torch says
-SIGNS |= {"NCCL": "could not speak with the others"}  # which has other causes, too: a wrong setting, no memory
+SIGNS = {  # in what torch says
+    "gloo": "lost another process",
+    "Connection closed": "lost another process",
+    "DataLoader worker (pid": "lost another process",
+    "NCCL": "could not speak with the others",  # which has other causes, too: a wrong setting, no memory
+}
 
 
 @contextmanager
@@ -236,23 +228,23 @@ def told(
     processes: int,
     out: Path,
 ):
-    """Within the block the loss of another process, which torch tells as an error of the connection or the DataLoader, is a `Stopped`.
+    """Within the block the loss of another process is a `Stopped`; torch tells it as an error of connection or loader.
 
-    An `InputError` of a process that reads pictures loses the traceback that the DataLoader gives it, and is one line again.
+    An `InputError` of a process that reads pictures loses the traceback that the DataLoader gives it: one line again.
     """
     try:
         yield
     except InputError as error:
-        raise InputError(
-            str(error).rstrip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        ) from error
+        last = str(error).rstrip().splitlines()[-1]
+        raise InputError(last.removeprefix(f"{InputError.__module__}.InputError: ")) from error
     except RuntimeError as error:
         what = (str(error).splitlines() or [""])[0]  # names the address, or the number, of the one that is lost
         happened = [text for sign, text in SIGNS.items() if sign in what]
         if not happened:
             raise
         raise Stopped(
-            f"process {rank} of {processes} {happened[0]}, and ends too; {out} has all epochs that were over, the same command goes on ({what})"
+            f"process {rank} of {processes} {happened[0]}, and ends too; "
+            f"{out} has all epochs that were over, the same command goes on ({what})"
         ) from error
 
 # %% ../nbs/lib/50_imagenet.ipynb #45a7e7a9
@@ -261,13 +253,13 @@ def train(
     data: str | Path,  # a folder with train/CLASS/ and val/CLASS/
     out: str | Path,  # for state.pt and log.csv; a training that stands there goes on
     recipe: Recipe = Recipe(),
-    workers: int = 8,  # processes that read pictures, beside each that trains; with any, a script guards its main module
+    workers: int = 8,  # processes that read pictures, beside each that trains; scripts guard their main module then
     progress=lambda row: None,  # called in the first process with each row of the result, once it is kept
 ) -> pd.DataFrame:  # a row an epoch; accuracies are shares
     """Train to the end, as one of the processes that `torchrun` started, or alone.
 
-    Raises `InputError` for what `check` and `loaders` refuse, a picture that cannot be read, and a state of another training; and `Stopped` where
-    another process is lost or the loss is not finite.
+    Raises `InputError` for what `check` and `loaders` refuse, a picture that cannot be read, and a state of another
+    training; and `Stopped` where another process is lost or the loss is not finite.
     """
     data, out = Path(data), Path(out)
     check(name, data, out)
@@ -288,10 +280,9 @@ def _train(name: str, data: Path, out: Path, recipe: Recipe, workers: int, progr
     "The epochs that are not over."
     rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     batches, tests = loaders(data, recipe, workers, rank, processes, pinned=accelerator.device.type == "cuda")
-    origin = json.dumps(
-        {"model": name, "pictures": len(batches.dataset), "classes": len(batches.dataset.classes)} | asdict(recipe)
-    )
-    net = build(name, recipe, len(batches.dataset.classes)).to(accelerator.device, memory_format=torch.channels_last)
+    pictures, classes = len(batches.dataset), len(batches.dataset.classes)
+    origin = json.dumps({"model": name, "pictures": pictures, "classes": classes} | asdict(recipe))
+    net = build(name, recipe, classes).to(accelerator.device, memory_format=torch.channels_last)
     optimizer = optimizer_of(net, recipe)
     if first:
         tidied(out)
@@ -309,10 +300,8 @@ def _train(name: str, data: Path, out: Path, recipe: Recipe, workers: int, progr
         row = {"epoch": epoch, "train_loss": loss} | evaluate(net, tests, accelerator)
         history.append(row | {"images_per_second": speed, "learning_rate": rates[-1], "processes": processes})
         if first:
-            keep(
-                out,
-                {"origin": origin, "history": history, "net": net.state_dict(), "optimizer": optimizer.state_dict()},
-            )
+            weights = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+            keep(out, {"origin": origin, "history": history} | weights)
             progress(history[-1])
     return history
 

@@ -63,9 +63,9 @@ CLAIMS = read_claims(data_folder() / "reported" / "claims.csv")
 # %% ../nbs/lib/56_judgement.ipynb #28e463bc
 def diverged(rows: pd.DataFrame, arms) -> bool:
     "Whether a run of one of the arms diverged."
-    return "diverged_at" in rows and any(
-        arm_rows(rows, arm, "diverged_at").notna().any(axis=None) for arm in arms if arm
-    )
+    if "diverged_at" not in rows:
+        return False
+    return any(arm_rows(rows, arm, "diverged_at").notna().any(axis=None) for arm in arms if arm)
 
 
 AS_DRAWN = ("log gradient_growth",)  # measures of nets before training, which no divergence touches
@@ -77,11 +77,9 @@ def _difference(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -
     if found is None:
         return None
     if diverged(rows, wanted) and claim.primary not in AS_DRAWN:
-        return (
-            rules.ranked(*(sample_of(rows, arm, claim.primary) for arm in pair), claim.direction)
-            if pair
-            else _useless(found)
-        )
+        if not pair:
+            return _useless(found)
+        return rules.ranked(*(sample_of(rows, arm, claim.primary) for arm in pair), claim.direction)
     return replace(rules.difference(found, claim.direction, margin), depends_on=depends_on(claim, rows, wanted, found))
 
 
@@ -126,13 +124,12 @@ def units() -> dict[str, str]:
 
 def _proportion(claim: Claim, rows: pd.DataFrame, wanted: dict, margin: float) -> Evidence | None:
     "The judgement of a share of one arm against a stated one."
-    ((arm, weight),) = ((name, weight) for name, weight in wanted.items() if name)
+    [(arm, weight)] = [(name, weight) for name, weight in wanted.items() if name]
     shares, found = sample_of(rows, arm, claim.primary), measured(rows, claim.primary, wanted)
     if found is None:
         return None
-    judged = rules.proportion(
-        shares, claim.direction * weight, -wanted[None] / weight, units().get(claim.primary) == YES_NO
-    )
+    yes_no = units().get(claim.primary) == YES_NO
+    judged = rules.proportion(shares, claim.direction * weight, -wanted[None] / weight, yes_no)
     return replace(judged, depends_on=depends_on(claim, rows, wanted, found))
 
 # %% ../nbs/lib/56_judgement.ipynb #92e1370a
@@ -144,16 +141,12 @@ def _causal(claim: Claim, rows: pd.DataFrame, margin: float) -> Evidence | None:
         return None
     every = at_epochs + [_at_equal_loss(claim, rows, a, b, margin) for a, b in pairs]
     found = rules.causal([one.support if one else 1.0 for one in every], [_p_within(one, margin) for one in every])
-    note = (
-        "an arm was not run"
-        if None in at_epochs
-        else "not comparable at equal training loss"
-        if None in every
-        else found.note
-    )
     choices = ", ".join(one.depends_on for one in at_epochs if one and one.depends_on)
     effects = tuple(one.effect for one in every if one)
-    return replace(found, note=note, whole=None not in at_epochs, depends_on=choices, effects=effects)
+    found = replace(found, whole=None not in at_epochs, depends_on=choices, effects=effects)
+    if not found.whole:
+        return replace(found, note="an arm was not run")
+    return replace(found, note="not comparable at equal training loss") if None in every else found
 
 
 def _at_equal_loss(claim: Claim, rows: pd.DataFrame, a: str, b: str, margin: float) -> Evidence | None:
@@ -164,7 +157,7 @@ def _at_equal_loss(claim: Claim, rows: pd.DataFrame, a: str, b: str, margin: flo
 
 
 def _p_within(found: Evidence | None, margin: float) -> float:
-    "The p of an arm without the cause doing as well; 1 where there is no spread, a run diverged or nothing was compared."
+    "The p of an arm without the cause doing as well; 1 where there is no spread, no comparison or a diverged run."
     return found.effect.p_within(margin) if found and found.effect.error and not found.note else 1.0
 
 # %% ../nbs/lib/56_judgement.ipynb #13c8e3be
@@ -172,9 +165,9 @@ def _weak(claim: Claim, rows: pd.DataFrame, arm: str) -> Evidence | None:
     "The judgement of a weak agreement: `tau_excess` against `tau_yardstick`."
     pairs = [sample_of(rows, arm, name) for name in (claim.primary, claim.primary.replace("excess", "yardstick"))]
     both = pd.concat(pairs, axis=1, keys=["d", "y"])  # by seed
-    return (
-        rules.weak(both.d, both.y, some=claim.kind == "some") if len(both) > 1 and both.notna().all(axis=None) else None
-    )
+    if len(both) < 2 or both.isna().any(axis=None):
+        return None
+    return rules.weak(both.d, both.y, some=claim.kind == "some")
 
 
 def _exact(claim: Claim, rows: pd.DataFrame) -> Evidence | None:
@@ -187,11 +180,9 @@ def _exact(claim: Claim, rows: pd.DataFrame) -> Evidence | None:
 
 def _seen(rows: pd.DataFrame, column: str) -> str:
     "The values that a check was made on: by net, or one for all; empty where rows have none."
-    values = (
-        rows.dropna(subset=[column]).groupby("model", sort=False)[column].max()
-        if column in rows
-        else pd.Series(dtype=float)
-    )
+    if column not in rows:
+        return ""
+    values = rows.dropna(subset=[column]).groupby("model", sort=False)[column].max()
     texts = [f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}" for value in values]
     by_net = [f"{text} ({net})" for text, net in zip(texts, values.index)] if len(set(texts)) > 1 else texts[:1]
     return f"{column} {', '.join(by_net)}" if by_net else ""
@@ -220,7 +211,9 @@ def cells(claim: Claim, rows: pd.DataFrame) -> list[Evidence | None]:  # None: n
     for data, margin in sets_of(claim):
         of_set = _on_a_set(claim, on_set(rows, data), margin if claim.margins else 0.0)
         names = [name for part in of_set if part and part.depends_on for name in part.depends_on.split(", ")]
-        told = f"{set_name(data)}: " * (len(claim.data) > 1 and bool(names)) + ", ".join(worst(names))
+        told = ", ".join(worst(names))
+        if told and len(claim.data) > 1:
+            told = f"{set_name(data)}: {told}"
         found += [part and replace(part, depends_on=told) for part in of_set]
     return found
 
@@ -233,11 +226,9 @@ def _on_a_set(claim: Claim, rows: pd.DataFrame, margin: float) -> list[Evidence 
         return [_weak(claim, rows, arm) for arm in expanded(claim.comparators)]
     if claim.kind == "exact":
         return [_exact(claim, rows)]
-    return (
-        [CELLS[claim.kind](claim, rows, wanted, margin) for wanted in contrasts(claim.comparators)]
-        if claim.kind in CELLS
-        else []
-    )
+    if claim.kind not in CELLS:
+        return []
+    return [CELLS[claim.kind](claim, rows, wanted, margin) for wanted in contrasts(claim.comparators)]
 
 # %% ../nbs/lib/56_judgement.ipynb #e1c35b10
 def evidence(
@@ -265,21 +256,18 @@ def judge(
     for claim in CLAIMS.values():
         lacking = [GAINS[data] for data in claim.data if data in GAINS and words[GAINS[data]] != "supported"]
         if claim.kind == "mediation" and found[claim.id] and lacking:
-            found[claim.id] = replace(
-                found[claim.id],
-                support=1.0,
-                contradict=1.0,
-                note=f"no gain to explain: {', '.join(lacking)} not supported",
-            )
+            note = f"no gain to explain: {', '.join(lacking)} not supported"
+            found[claim.id] = replace(found[claim.id], support=1.0, contradict=1.0, note=note)
     words = decided(found)
     return {id: (words[id], found[id]) for id in CLAIMS}
 
-
+# %% ../nbs/lib/56_judgement.ipynb #7d55cbcc
 def families(found: dict[str, Evidence | None]) -> list[dict[str, Evidence | None]]:
     "All claims, those apart that are adjusted together."
     by_name: dict[str, dict] = {}
     for claim in CLAIMS.values():
-        by_name.setdefault(claim.id if claim.kind == "exact" else claim.family, {})[claim.id] = found[claim.id]
+        name = claim.id if claim.kind == "exact" else claim.family
+        by_name.setdefault(name, {})[claim.id] = found[claim.id]
     return list(by_name.values())
 
 

@@ -29,11 +29,10 @@ def learning(
     epochs: dict[str, list[int]],  # by key of a net, of `kept_epochs`
 ) -> pd.DataFrame:  # model, seed, epoch, loss, accuracy
     "The learning curves of nets, from their ways."
-    points = [
-        (row.model, row.seed, epoch, *at)
-        for row in rows.itertuples()
-        for epoch, at in zip(epochs.get(row.key, []), json.loads(row.way))
-    ]
+    points = []
+    for row in rows.itertuples():
+        for epoch, at in zip(epochs.get(row.key, []), json.loads(row.way)):
+            points.append((row.model, row.seed, epoch, *at))
     return pd.DataFrame(points, columns=["model", "seed", "epoch", "loss", "accuracy"])
 
 # %% ../nbs/lib/73_learning_curves.ipynb #47c9bee7

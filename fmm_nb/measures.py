@@ -24,13 +24,12 @@ def packed(
 def unpacked(text: str) -> np.ndarray:
     "The bits that `packed` wrote, bool [N]."
     count, _, data = text.partition(":")
-    return np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(data)), np.uint8), count=int(count)).astype(
-        bool
-    )
+    content = np.frombuffer(zlib.decompress(base64.b64decode(data)), np.uint8)
+    return np.unpackbits(content, count=int(count)).astype(bool)
 
 # %% ../nbs/lib/43_measures.ipynb #c429aa52
 def last_epoch(trained) -> dict:
-    "Test accuracy in percent and losses after the last epoch, test images as bits, and the way there; a diverged net is at chance."
+    "Accuracy in percent (a diverged net is at chance) and losses at the end, test images as bits, and the way there."
     last = trained.history.iloc[-1]
     accuracy = last.test_accuracy if trained.diverged_at is None else 1 / trained.shape["num_classes"]
     way = trained.history[["clean_loss", "test_accuracy"]].dropna().mul([1, 100]).to_numpy().round(6).tolist()
@@ -47,9 +46,8 @@ def ways(
 
     losses = trained.history.set_index("epoch").clean_loss.dropna()
     found = [measure(trained.model(epoch).to(usual_device())) for epoch in losses.index]
-    return {
-        f"{name}__way": json.dumps([[loss, values[name]] for loss, values in zip(losses, found)]) for name in found[0]
-    }
+    way = lambda name: [[loss, values[name]] for loss, values in zip(losses, found)]
+    return {f"{name}__way": json.dumps(way(name)) for name in found[0]}
 
 # %% ../nbs/lib/43_measures.ipynb #e4867f2a
 def validation_curve(trained) -> list[dict]:
@@ -57,12 +55,15 @@ def validation_curve(trained) -> list[dict]:
     protocol, history = trained.spec.protocol, trained.history.set_index("epoch")
     chance = {"validation_loss": float("nan"), "validation_accuracy": 1 / trained.shape["num_classes"]}
     going = trained.diverged_at or protocol.epochs + 1
-    found = [
-        (epoch, history.loc[epoch] if epoch < going else chance)
-        for epoch in sorted({*protocol.snapshots, protocol.epochs})
-    ]
-    row = lambda epoch, at: {
-        "validation_loss": at["validation_loss"],
-        "validation_accuracy_percent": 100 * at["validation_accuracy"],
-    }
-    return [{"learning_rate": protocol.learning_rate, "epoch": epoch} | row(epoch, at) for epoch, at in found]
+    rows = []
+    for epoch in sorted({*protocol.snapshots, protocol.epochs}):
+        at = history.loc[epoch] if epoch < going else chance
+        rows.append(
+            {
+                "learning_rate": protocol.learning_rate,
+                "epoch": epoch,
+                "validation_loss": at["validation_loss"],
+                "validation_accuracy_percent": 100 * at["validation_accuracy"],
+            }
+        )
+    return rows

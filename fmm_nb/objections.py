@@ -36,11 +36,9 @@ def paired(rows: pd.DataFrame, column: str, a: str, b: str) -> Effect | None:
 def best_snapshots(rows: pd.DataFrame, arm: str) -> pd.Series:  # by seed; empty where there are no ways
     "The best test accuracy among a run's snapshots."
     found = arm_rows(rows, arm)
-    ways = (
-        found.dropna(subset=["way"]).drop_duplicates("seed").set_index("seed").way
-        if "way" in found
-        else pd.Series(dtype=object)
-    )
+    if "way" not in found:
+        return pd.Series(dtype=object)
+    ways = found.dropna(subset=["way"]).drop_duplicates("seed").set_index("seed").way
     return ways.map(lambda way: max(accuracy for _, accuracy in json.loads(way)))
 
 # %% ../nbs/lib/71_objections.ipynb #5cb8232c
@@ -51,17 +49,15 @@ def otherwise(
     b: str,
 ) -> dict[str, Effect | None]:  # by objection; None where it cannot be computed
     "The difference of two arms, as judged and as each objection would have it."
-    plain, primary = claim.primary.removeprefix("log "), claim.primary
-    accuracy, scaled = primary == "test_accuracy_percent", variant(primary, "temperature_matched")
+    primary, wanted = claim.primary, {a: 1.0, b: -1.0}
+    scaled = variant(primary, "temperature_matched")
     matched = re.sub(r"^cnn(?=\[|$)", "cnn_matched", b)
-    best = [best_snapshots(rows, arm) for arm in (a, b)] if accuracy else []
+    best = [best_snapshots(rows, arm) for arm in (a, b)] if primary == "test_accuracy_percent" else []
     return {
-        "as judged": measured(rows, primary, {a: 1.0, b: -1.0}),
+        "as judged": measured(rows, primary, wanted),
         "seeds paired": paired(rows, primary, a, b),
         "equal training loss": equal_loss(rows, a, b, primary),
-        "logits on one scale": measured(rows, scaled, {a: 1.0, b: -1.0})
-        if variant(plain, "temperature_matched") in rows
-        else None,
+        "logits on one scale": measured(rows, scaled, wanted) if scaled.removeprefix("log ") in rows else None,
         "as many parameters": measured(rows, primary, {a: 1.0, matched: -1.0}) if matched != b else None,
         "best snapshot": effect(*best) if best and min(map(len, best)) > 1 else None,
     }
@@ -72,52 +68,55 @@ MAIN = ("M14", "M15", "M21", "M22", "M30", "M35", "M36", "M37", "M38", "M39", "M
 
 def compared() -> tuple[str, ...]:  # ids
     "The main answers, and every other claim that is one comparison of two arms."
-    single = {
-        id: contrasts(claim.comparators) for id, claim in CLAIMS.items() if claim.kind in ("difference", "equivalence")
-    }
-    return tuple(id for id in CLAIMS if id in MAIN or len(single.get(id, ())) == 1 and two_arms(single[id][0]))
+    return tuple(id for id in CLAIMS if id in MAIN or _is_of_two_arms(CLAIMS[id]))
+
+
+def _is_of_two_arms(claim: Claim) -> bool:
+    "Whether a claim is one comparison of two arms."
+    if claim.kind not in ("difference", "equivalence"):
+        return False
+    found = contrasts(claim.comparators)
+    return len(found) == 1 and two_arms(found[0]) is not None
 
 
 def _judged_on(found: Findings, ids: tuple[str, ...]):
     "Each claim that compares two arms, an image set of it, the rows there at the scale that decides, and the arms."
     for claim in (CLAIMS[id] for id in ids if found.claims.scale[id]):
-        rows, pair = (
-            found.tables[found.claims.scale[claim.id]].get(claim.experiment),
-            two_arms(contrasts(claim.comparators)[0]),
-        )
-        for data in claim.data if rows is not None and pair else ():
-            yield claim, data, on_set(rows, data), pair
+        rows = found.tables[found.claims.scale[claim.id]].get(claim.experiment)
+        pair = two_arms(contrasts(claim.comparators)[0])
+        if rows is not None and pair:
+            for data in claim.data:
+                yield claim, data, on_set(rows, data), pair
 
 # %% ../nbs/lib/71_objections.ipynb #15e1054b
 COLUMNS = ["claim", "data", "objection", "difference", "low", "high", "side"]
 
 
 def hostile(
-    found: Findings, ids: tuple[str, ...] = MAIN
+    found: Findings,
+    ids: tuple[str, ...] = MAIN,
 ) -> pd.DataFrame:  # COLUMNS; side: same, other, open, or empty where nothing was computed
     "The main answers under each objection."
-    lines = [
-        line
-        for claim, data, rows, pair in _judged_on(found, ids)
-        for line in beside_judged(claim, data, otherwise(claim, rows, *pair))
-    ]
+    lines = []
+    for claim, data, rows, pair in _judged_on(found, ids):
+        lines += beside_judged(claim, data, otherwise(claim, rows, *pair))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def beside_judged(claim: Claim, data: str, seen: dict[str, Effect | None], first: str = "as judged") -> list[dict]:
     "Effects as rows, each with its side as seen from the first; none where that was not measured."
-    return (
-        [{"claim": claim.id, "data": data, "objection": name} | sided(one, seen[first]) for name, one in seen.items()]
-        if seen[first]
-        else []
-    )
+    if not seen[first]:
+        return []
+    return [{"claim": claim.id, "data": data, "objection": name} | sided(seen[name], seen[first]) for name in seen]
 
 
 def sided(found: Effect | None, judged: Effect) -> dict:
     "An effect as columns, and on which side it lies."
     if found is None:
         return {"difference": np.nan, "low": np.nan, "high": np.nan, "side": ""}
-    side = "open" if found.low <= 0 <= found.high else "same" if found.difference * judged.difference > 0 else "other"
+    side = "same" if found.difference * judged.difference > 0 else "other"
+    if found.low <= 0 <= found.high:
+        side = "open"
     return {"difference": found.difference, "low": found.low, "high": found.high, "side": side}
 
 # %% ../nbs/lib/71_objections.ipynb #f36b2dfc
@@ -185,17 +184,15 @@ def caveats(
     found: Findings,
     lines: pd.DataFrame,  # of `hostile`
 ) -> dict[str, str]:  # by claim; only of decided ones that have one
-    "Under which objections a claim that is apart from zero as judged is so no more, and which readings of its measure reverse it."
+    "Under which objections a claim's effect is no longer apart from zero, and which readings of its measure turn it."
     decided = lines[lines.claim.map(found.claims.verdict).isin(["supported", "contradicted"])]
-    told = {
-        id: _fallen(group) + _reversed_by(found.claims.depends_on[id])
-        for id, group in _with_judged(decided, lines).groupby("claim", sort=False)
-    }
+    groups = _with_judged(decided, lines).groupby("claim", sort=False)
+    told = {id: _fallen(group) + _reversed_by(found.claims.depends_on[id]) for id, group in groups}
     return {id: text for id, text in told.items() if text}
 
 
 def _fallen(lines: pd.DataFrame) -> str:
-    "The objections under which the effect of a claim is open, or lies on the other side, where it is apart from zero as judged."
+    "The objections under which the effect of a claim, apart from zero as judged, is open or lies on the other side."
     told = ""
     for side, words in {"open": "does not stand", "other": "is reversed"}.items():
         fallen = lines[(lines.judged == "same") & (lines.side == side)]
@@ -212,7 +209,8 @@ def _reversed_by(depends_on: str) -> str:
 
 # %% ../nbs/lib/71_objections.ipynb #308153d8
 def other_readings(
-    found: Findings, ids: tuple[str, ...]
+    found: Findings,
+    ids: tuple[str, ...],
 ) -> pd.DataFrame:  # as `hostile`, and scale; the objection is a reading of the measure
     "The effect of some claims under every variant of their measure."
     lines = []
@@ -241,10 +239,9 @@ def over_all(claims: pd.DataFrame) -> list[str]:  # ids
     "The decided claims whose verdict would not stand if all claims were one family; exact checks have no p."
     tested = claims[claims.kind != "exact"]
     sides = {"supported": "support", "contradicted": "contradict"}
-    stands = {
-        word: pd.Series(holm(tested[side].fillna(1).tolist()), tested.id) <= ALPHA for word, side in sides.items()
-    }
-    return [row.id for row in tested.itertuples() if row.verdict in sides and not stands[row.verdict][row.id]]
+    p = {word: pd.Series(holm(tested[side].fillna(1).tolist()), tested.id) for word, side in sides.items()}
+    decided = tested[tested.verdict.isin(list(sides))]
+    return [row.id for row in decided.itertuples() if p[row.verdict][row.id] > ALPHA]
 
 
 def of_one_part(claims: pd.DataFrame) -> list[str]:  # ids
@@ -260,15 +257,12 @@ def without_a_gain(claims: pd.DataFrame) -> list[str]:  # ids
     "The decided claims about attention's gain that name an image set on which it is not supported."
     verdicts = claims.set_index("id").verdict
     lacking = {data for data, gain in GAINS.items() if verdicts[gain] != "supported"}
-    return [
-        id
-        for id in verdicts.index
-        if id in ABOUT_THE_GAIN and verdicts[id] in ("supported", "contradicted") and lacking & set(CLAIMS[id].data)
-    ]
+    decided = verdicts.index[verdicts.isin(["supported", "contradicted"])]
+    return [id for id in decided if id in ABOUT_THE_GAIN and lacking & set(CLAIMS[id].data)]
 
 # %% ../nbs/lib/71_objections.ipynb #5c316926
 def outdone(found: Findings) -> list[str]:  # each with its claim
-    "The arms without the supposed cause that do better, by more than the margin, than the arm of a causal claim that is not contradicted for it."
+    "The arms without the cause that beat by more than the margin the arm of a causal claim that is not contradicted."
     told = []
     for line in found.estimates.itertuples():
         claim = CLAIMS[line.claim]
@@ -298,7 +292,7 @@ def at_two_scales(found: Findings) -> tuple[list[str], list[str]]:  # ids
 
 
 def otherwise_above(found: Findings) -> list[str]:  # ids
-    "The claims of which a higher scale has a part whose estimate lies on the other side, its interval leaving zero out."
+    "The claims of which a higher scale has a part whose interval lies on the other side of zero, all of it."
     both = found.partial.merge(found.estimates, on=["claim", "data", "contrast"], suffixes=("", "_decided"))
     apart = (both.low > both["null"]) | (both.high < both["null"])
     turned = (both.difference - both["null"]) * (both.difference_decided - both["null"]) < 0

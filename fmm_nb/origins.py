@@ -47,7 +47,7 @@ def _text(output: dict) -> str:
 
 # %% ../nbs/lib/63_origins.ipynb #ee379f69
 def shown(notebook: Path) -> Iterator[tuple[int, str]]:
-    "Each line that the cells of an executed notebook show, with the number of its cell; nothing of a file that is no notebook."
+    "Each line that the cells of an executed notebook show, with its cell's number; nothing of a file that is none."
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         as_written = [cell for cell in cells if "injected-parameters" not in cell.get("metadata", {}).get("tags", [])]
@@ -60,9 +60,10 @@ def _around(line: str, found: re.Match, most: int = 60) -> str:
     "A part of a line; of a line of the table of claims its claim too."
     row = re.match(r"\| *([MA]\d+)", line)
     start, end = max(0, found.start() - most), found.end() + most
-    return (
-        (f"{row[1]}: " if row and start else "") + "…" * (start > 0) + line[start:end].strip() + "…" * (end < len(line))
-    )
+    part = line[start:end].strip()
+    if start > 0:
+        part = f"{row[1]}: …{part}" if row else f"…{part}"
+    return f"{part}…" if end < len(line) else part
 
 
 def printed(
@@ -73,11 +74,8 @@ def printed(
     wanted, told = pattern(number), []
     for folder in folders:
         for page in sorted((folder / "notebooks").rglob("*.ipynb"), key=lambda path: (path.stem != "paper", path)):
-            told += [
-                f"page {page.stem}, cell {cell}: {_around(line, found)}"
-                for cell, line in shown(page)
-                for found in wanted.finditer(line)
-            ]
+            for cell, line in shown(page):
+                told += [f"page {page.stem}, cell {cell}: {_around(line, at)}" for at in wanted.finditer(line)]
     return told
 
 # %% ../nbs/lib/63_origins.ipynb #ab3957f6
@@ -96,7 +94,7 @@ def _number(text) -> float | None:
 
 
 def reads(value, number: str) -> bool:
-    "Whether a value reads a number, without × or %, when rounded to its digits; of either sign where the number has none."
+    "Whether a value, rounded to its digits, reads a number without × or %; of either sign where that has none."
     if not isinstance(value, (int, float)):
         return False
     text = number.replace("−", "-")
@@ -121,22 +119,20 @@ def in_rows(number: str, folder: Path) -> list[str]:  # lines for people
     for path in sorted((folder / "rows").glob("*.csv")):
         for row in _table(path):
             label = f"{row.get('model')} on {row.get('data')}, seed {row.get('seed')}, net {row.get('key')}"
-            told += [
-                f"rows {path.stem}: {name} = {value} of {label}"
-                for name, value in row.items()
-                if reads(_number(value), number)
-            ]
+            read = {name: value for name, value in row.items() if reads(_number(value), number)}
+            told += [f"rows {path.stem}: {name} = {value} of {label}" for name, value in read.items()]
     return told
 
 
 def in_reported(number: str) -> list[str]:  # lines for people
     "The cells of the sources' tables that read a number."
-    rows = ((path.name, row) for path in sorted((data_folder() / "reported").glob("*.csv")) for row in _table(path))
-    found = [(name, row) for name, row in rows if reads(_number(row.get("value")), number)]
-    return [
-        f"reported {name}: {row['place']}, {row['model']} {row['data']} {row['quantity']} = {row['value']}"
-        for name, row in found
-    ]
+    told = []
+    for path in sorted((data_folder() / "reported").glob("*.csv")):
+        for row in _table(path):
+            if reads(_number(row.get("value")), number):
+                what = f"{row['model']} {row['data']} {row['quantity']} = {row['value']}"
+                told.append(f"reported {path.name}: {row['place']}, {what}")
+    return told
 
 # %% ../nbs/lib/63_origins.ipynb #68369993
 MOST = 30  # lines of one kind
@@ -147,22 +143,20 @@ def _together(found: dict[str, list[str]]) -> list[str]:
     told = []
     for line in dict.fromkeys(line for lines in found.values() for line in lines):
         names = [name for name, lines in found.items() if line in lines]
-        told.append(line + "".join(f" ({name})" for name in names if len(names) < len(found)))
-    return told[:MOST] + [f"… and {len(told) - MOST} more like these; more digits find fewer"] * (len(told) > MOST)
+        told.append(line if len(names) == len(found) else line + "".join(f" ({name})" for name in names))
+    if len(told) > MOST:
+        told[MOST:] = [f"… and {len(told) - MOST} more like these; more digits find fewer"]
+    return told
 
 # %% ../nbs/lib/63_origins.ipynb #cd112d60
 def _read_at(number: str, scale: str, build: Path) -> list[str]:
     "What reads a number at a scale, from cells down to rows."
-    folders = {
-        name: folder / scale
-        for name, folder in (("published", data_folder() / "results"), ("built", build))
-        if (folder / scale).exists()
-    }
+    places = {"published": data_folder() / "results" / scale, "built": build / scale}
+    folders = {name: folder for name, folder in places.items() if folder.exists()}
     found = _together({name: printed(number, [folder]) for name, folder in folders.items()})
     if number[0] != "×" and number[-1] != "%":
-        found += _together(
-            {name: in_answers(number, folder) + in_rows(number, folder) for name, folder in folders.items()}
-        )
+        read = {name: in_answers(number, folder) + in_rows(number, folder) for name, folder in folders.items()}
+        found += _together(read)
     return found
 
 
@@ -176,27 +170,19 @@ def origin(
     found = at.pop(scale) + _together({"": in_reported(number)})
     others = " or ".join(name for name, lines in at.items() if lines)
     if not found:
-        raise InputError(
-            f"no page, no answer and no row at scale {scale} reads {number}; "
-            + (f"--scale {others} finds it" if others else "nor at another scale, try fewer digits")
-        )
-    return [
-        f"{number} at scale {scale}; " + (f"--scale {others} finds more" if others else "no other scale has it"),
-        *found,
-    ]
+        hint = f"--scale {others} finds it" if others else "nor at another scale, try fewer digits"
+        raise InputError(f"no page, no answer and no row at scale {scale} reads {number}; {hint}")
+    hint = f"--scale {others} finds more" if others else "no other scale has it"
+    return [f"{number} at scale {scale}; {hint}", *found]
 
 # %% ../nbs/lib/63_origins.ipynb #d9332929
-def makers(scale: str, build: Path) -> dict[str, Page]:
-    "The page that makes each file of results, by what was made here at a scale or published at any; names stand with their ending and without."
-    places = [
-        *((name, data_folder() / "results") for name in SCALES),
-        (scale, data_folder() / "results"),
-        (scale, build),
-    ]  # the last wins
+def makers(scale: str, build: Path) -> dict[str, Page]:  # by the name of the file, with its ending and without
+    "The page that makes each file of results, by what was made here at a scale or published at any."
+    published = data_folder() / "results"
+    places = [*((name, published) for name in SCALES), (scale, published), (scale, build)]  # the last wins
     pages = [Page(name, at, folder) for at, folder in places for name in (*EXPERIMENTS, "paper")]
-    files = {path.name: page for page in pages for path in (page.target, *products(page))} | {
-        "again.csv": Page("paper", scale, build)
-    }
+    files = {path.name: page for page in pages for path in (page.target, *products(page))}
+    files["again.csv"] = Page("paper", scale, build)
     return {Path(name).stem: page for name, page in files.items()} | files
 
 
@@ -216,12 +202,11 @@ def made_by(page: Page, stem: str) -> list[str]:  # lines for people
     for path in sorted((page.out / "rows").glob(f"{start}_*.csv")):
         rows = _table(path)
         lines.append(f"from {len(rows)} rows of {len({row['key'] for row in rows})} nets or draws in rows/{path.name}")
-    decided = [row["id"] for row in _table(data_folder() / "reported" / "claims.csv") if row["experiment"] == page.name]
-    return lines + (
-        [f"its page decides {', '.join(decided)}; fmm why {decided[0]} --scale {page.scale} goes on from there"]
-        if decided
-        else []
-    )
+    claims = _table(data_folder() / "reported" / "claims.csv")
+    if decided := [row["id"] for row in claims if row["experiment"] == page.name]:
+        further = f"fmm why {decided[0]} --scale {page.scale} goes on from there"
+        lines.append(f"its page decides {', '.join(decided)}; {further}")
+    return lines
 
 # %% ../nbs/lib/63_origins.ipynb #50359be6
 def made_from(spec: Spec) -> list[str]:  # lines for people
@@ -247,53 +232,39 @@ def net(
 ) -> list[str]:  # lines for people
     "What made the net of a key, or the row of a draw or timing; `InputError` for a key that no page has at a scale."
     build = build or build_folder()
-    pages = {
-        name: spec for name in EXPERIMENTS if possible(name, scale) for spec in specs(name, scale) if spec.key == key
-    }
-    rows = _rows_of(key, [data_folder() / "results" / scale, build / scale])
+    planned = {name: specs(name, scale) for name in EXPERIMENTS if possible(name, scale)}
+    pages = {name: spec for name, nets in planned.items() for spec in nets if spec.key == key}
+    path, row = next(_rows_of(key, [data_folder() / "results" / scale, build / scale]), (None, None))
     if not pages:
-        return _row(key, scale, next(rows, None))
+        return _row(key, scale, path, row)
     spec, store = next(iter(pages.values())), Store(build / "store")
-    record = next((row for _, row in rows), None) or next(
-        (read_record(path) for path in [store.root / f"{key}.json"] if path.exists()), None
-    )
-    missing = "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec))
-    return [
-        f"net {key}: of {', '.join(pages)} at scale {scale}",
-        *made_from(spec),
-        *([f"trained: {_listed(record, ('precision', 'device', 'torch'))}"] if record else []),
-        f"not kept here, a run that needs it trains it ({missing})" if missing else f"kept in {store.root}",
-    ]
+    kept = store.root / f"{key}.json"
+    record = row or (read_record(kept) if kept.exists() else None)
+    lines = [f"net {key}: of {', '.join(pages)} at scale {scale}", *made_from(spec)]
+    if record:
+        lines.append(f"trained: {_listed(record, ('precision', 'device', 'torch'))}")
+    if missing := "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec)):
+        return [*lines, f"not kept here, a run that needs it trains it ({missing})"]
+    return [*lines, f"kept in {store.root}"]
 
-
+# %% ../nbs/lib/63_origins.ipynb #5b0cbd60
 def _rows_of(key: str, folders: list[Path]) -> Iterator[tuple[Path, dict]]:
-    "The rows of a key, each with its file; they say how a net was trained, which its key does not."
-    return (
-        (path, row)
-        for folder in folders
-        for path in sorted((folder / "rows").glob("*.csv"))
-        for row in _table(path)
-        if row.get("key") == key
-    )
+    "The rows of a key, each with its file."
+    for folder in folders:
+        for path in sorted((folder / "rows").glob("*.csv")):
+            yield from ((path, row) for row in _table(path) if row.get("key") == key)
 
 
-def _row(key: str, scale: str, found: tuple[Path, dict] | None) -> list[str]:
+def _row(key: str, scale: str, path: Path | None, row: dict | None) -> list[str]:
     "The row of a key that no planned net has; `InputError` where there is none either."
-    if found is None:
-        raise InputError(
-            f"no page at scale {scale} has a net or row {key}; try --scale {' or '.join(name for name in SCALES if name != scale)}"
-        )
-    path, row = found
+    if row is None:
+        others = " or ".join(name for name in SCALES if name != scale)
+        raise InputError(f"no page at scale {scale} has a net or row {key}; try --scale {others}")
     page = next(name for name in EXPERIMENTS if name.split("_")[0] == path.stem.split("_")[0])
-    values = ", ".join(
-        f"{name} {value}"
-        for name, value in row.items()
-        if name not in ("key", "measure_version") and value and len(value) < 40
-    )
-    return [
-        f"row {key}: of {page} at scale {scale}, in rows/{path.name}, measure version {row['measure_version']}; no net that is planned here has this key",
-        values,
-    ]
+    told = [name for name in row if name not in ("key", "measure_version") and row[name] and len(row[name]) < 40]
+    about = f"of {page} at scale {scale}, in rows/{path.name}, measure version {row['measure_version']}"
+    values = ", ".join(f"{name} {row[name]}" for name in told)
+    return [f"row {key}: {about}; no net that is planned here has this key", values]
 
 # %% ../nbs/lib/63_origins.ipynb #e01836a3
 def explain(
@@ -301,26 +272,41 @@ def explain(
     scale: str,
     build: Path | None = None,
 ) -> list[str]:  # lines for people; [] where nothing is to be said
-    "Where something in the paper comes from, and what of that is out of date; raises `InputError` where there is no repository, so neither pages nor results."
+    "Where something in the paper comes from, and what of that is out of date; `InputError` without the repository."
     need_repository("fmm why")
-    build, scale = build or build_folder(), scale_of(scale) and scale
-    pages = {page for page in EXPERIMENTS if name in (page, page.split("_")[0], page.split("_")[0].lstrip("0"))}
-    due = lambda page, at: why(page, at, build) if page == "paper" or possible(page, at) else []
-    if pages or name == "paper":
+    scale_of(scale)
+    build = build or build_folder()
+    numbers = [page.split("_")[0] for page in EXPERIMENTS]
+    if name in (*EXPERIMENTS, *numbers, *(number.lstrip("0") for number in numbers), "paper"):
         return why(name, scale, build)
     if re.fullmatch(r"[MAma]\d+", name):
-        from fmm_nb.claims import claim_of, trace
-
-        lines, page = trace(name, scale, build), claim_of(name).experiment
-        return lines + (due(page, scale) if page in EXPERIMENTS else [])
+        return _claim(name, scale, build)
     if re.fullmatch(r"[0-9a-f]{16}", name):
         return net(name, scale, build)
     if re.fullmatch(NUMBER, name):
         return origin(name, scale, build)
+    return _file(name, scale, build)
+
+# %% ../nbs/lib/63_origins.ipynb #ead3d05d
+def _claim(id: str, scale: str, build: Path) -> list[str]:
+    "What a claim's verdict rests on, and what of its page is out of date."
+    from fmm_nb.claims import claim_of, trace
+
+    lines, page = trace(id, scale, build), claim_of(id).experiment
+    return lines + (_due(page, scale, build) if page in EXPERIMENTS else [])
+
+
+def _file(name: str, scale: str, build: Path) -> list[str]:
+    "How a file of results came about, and what of its page is out of date; `InputError` for a name of nothing."
     files, file = makers(scale, build), Path(name).name
     if file not in files:
         every = [*EXPERIMENTS, *files]
-        raise unknown(
-            "page, claim, figure, table, number or net", name, every if get_close_matches(name, every) else EXPERIMENTS
-        )
-    return made_by(files[file], Path(file).stem) + due(files[file].name, scale)
+        valid = every if get_close_matches(name, every) else EXPERIMENTS
+        raise unknown("page, claim, figure, table, number or net", name, valid)
+    page = files[file]
+    return made_by(page, Path(file).stem) + _due(page.name, scale, build)
+
+
+def _due(page: str, scale: str, build: Path) -> list[str]:
+    "What is out of date of a page; nothing where its images are not here."
+    return why(page, scale, build) if page == "paper" or possible(page, scale) else []

@@ -64,20 +64,16 @@ def measured(name: str, scale: str, build: Path) -> set[str]:
 def _rows(name: str, scale: str, build: Path) -> set[tuple[str, ...]]:
     "Key and version of the measure of each row that an experiment has, published or built."
     start = name.split("_")[0]  # a page may have several tables
-    tables = [
-        table
-        for folder in (published_folder(scale), build / scale)
-        for table in (folder / "rows").glob(f"{start}_*.csv")
-    ]
+    folders = published_folder(scale) / "rows", build / scale / "rows"
+    tables = [table for folder in folders for table in folder.glob(f"{start}_*.csv")]
     return set().union(*(_rows_in(table, table.stat().st_mtime_ns) for table in tables))
 
 
 @lru_cache(None)  # several pages may ask for the same table
 def _rows_in(table: Path, changed: int) -> frozenset[tuple[str, ...]]:
     "As `_rows`, of one table as it is since it changed."
-    return frozenset(
-        tuple(line.decode(errors="replace").split(",", 2)[:2]) for line in table.read_bytes().splitlines()[1:]
-    )
+    lines = table.read_bytes().splitlines()[1:]
+    return frozenset(tuple(line.decode(errors="replace").split(",", 2)[:2]) for line in lines)
 
 
 @looked_once()
@@ -96,22 +92,37 @@ def inputs(page: Page) -> dict[str, str]:
     "A digest of each thing that the page depends on, by name."
     root = need_repository("running pages")
     files = [page.source, *sorted((root / "fmm_nb").glob("*.py")), *sorted((root / "data" / "reported").glob("*.csv"))]
-    found = {str(path.relative_to(root)): sha256(path)[:16] for path in files if path.name not in NOT_INPUTS}
+    found = _digests(root, [path for path in files if path.name not in NOT_INPUTS])
     if page.name == "paper":
-        answers = sorted(page.answer.parent.glob("*.json"))
-        results = root / "data" / "results"  # of all scales: a claim is shown at the highest
-        shown = [*sorted(results.glob("*/rows/*.csv")), *sorted(results.glob("*/again.csv"))]
-        found |= {str(path.relative_to(root)): sha256(path)[:16] for path in shown}
-        return found | {f"answers/{path.name}": sha256(path)[:16] for path in answers if path != page.answer}
+        return found | _paper_inputs(page, root)
     folder = EXPERIMENTS[page.name].logs
-    logs = sorted((page.out.parent / folder).glob(f"*/{LOG}")) if folder else []
-    found |= {str(path.relative_to(page.out.parent)): sha256(path)[:16] for path in logs}
+    logs = sorted((page.build / folder).glob(f"*/{LOG}")) if folder else []
+    found |= _digests(page.build, logs) | _row_inputs(page)
+    return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
+
+
+def _digests(root: Path, files: list[Path]) -> dict[str, str]:
+    "A digest of each file, by its path below a folder."
+    return {str(path.relative_to(root)): sha256(path)[:16] for path in files}
+
+# %% ../nbs/lib/46_pages.ipynb #c589d68d
+def _paper_inputs(page: Page, root: Path) -> dict[str, str]:
+    "Published rows, and answers other than the paper's own."
+    results = root / "data" / "results"
+    shown = [*sorted(results.glob("*/rows/*.csv")), *sorted(results.glob("*/again.csv"))]
+    answers = [path for path in sorted(page.answer.parent.glob("*.json")) if path != page.answer]
+    return _digests(root, shown) | {f"answers/{path.name}": sha256(path)[:16] for path in answers}
+
+
+def _row_inputs(page: Page) -> dict[str, str]:
+    "Rows of pages that a page reads, and its own at higher scales."
     higher = list(SCALES)[list(SCALES).index(page.scale) :]
+    found = {}
     for name in (page.name, *EXPERIMENTS[page.name].reads):
         for scale in higher[1:] if name == page.name else higher:
-            rows = _rows(name, scale, page.out.parent)
-            found |= {f"rows of {name} at {scale}": digest(sorted(rows))[:16]} if rows else {}
-    return found | {f"net {s.model} {s.data} {s.seed}": s.key for s in specs(page.name, page.scale)}
+            if rows := _rows(name, scale, page.build):
+                found[f"rows of {name} at {scale}"] = digest(sorted(rows))[:16]
+    return found
 
 # %% ../nbs/lib/46_pages.ipynb #de5ff8be
 def made(page: Page) -> dict[str, str]:
@@ -123,12 +134,9 @@ def made(page: Page) -> dict[str, str]:
 def products(page: Page) -> list[Path]:
     "The files that a page makes beside the executed notebook: their names begin as its own."
     start = page.name.split("_")[0]
-    kinds = (
-        f"rows/{start}_*.csv",
-        f"figures/{start}_*",
-        f"answers/{page.name}.json",
-        *["claims.csv"] * (page.name == "paper"),
-    )
+    kinds = [f"rows/{start}_*.csv", f"figures/{start}_*", f"answers/{page.name}.json"]
+    if page.name == "paper":
+        kinds.append("claims.csv")
     return [path for kind in kinds for path in sorted(page.out.glob(kind))]
 
 
@@ -144,11 +152,8 @@ def changes(page: Page) -> list[tuple]:  # (input, old digest, new digest)
     "The inputs of a page that changed since it was executed; [] if it is up to date, everything if it never was."
     old = _stamp(page) if page.target.exists() else {}
     new = inputs(page) | {name: mark for name, mark in made(page).items() if name in old}
-    return [
-        (name, old.get(name), new.get(name))
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    names = sorted(old.keys() | new.keys())
+    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 # %% ../nbs/lib/46_pages.ipynb #a7577d30
 def state(page: Page) -> str:
@@ -186,13 +191,15 @@ def why(
 ) -> list[str]:  # lines for people; [] if all is up to date
     "What would be done for a page, and what changed: field, old → new."
     build = build or build_folder()
-    page = Page(name if name == "paper" else experiment_of(name), scale_of(scale) and scale, build)
-    lines = _to_train(missing_nets(page.name, scale, build), Store(build / "store")) if page.name != "paper" else []
+    name = name if name == "paper" else experiment_of(name)
+    scale_of(scale)
+    page = Page(name, scale, build)
+    lines = [] if name == "paper" else _to_train(missing_nets(name, scale, build), Store(build / "store"))
     if state(page) == "missing":
-        return lines + [f"execute {page.name}: it was not executed at scale {scale}"]
-    return lines + [
-        f"execute {page.name}: {what}: {old or 'not there'} → {new or 'not there'}" for what, old, new in changes(page)
-    ]
+        return lines + [f"execute {name}: it was not executed at scale {scale}"]
+    for what, old, new in changes(page):
+        lines.append(f"execute {name}: {what}: {old or 'not there'} → {new or 'not there'}")
+    return lines
 
 
 def _to_train(missing: list[Spec], store: Store) -> list[str]:
@@ -202,7 +209,7 @@ def _to_train(missing: list[Spec], store: Store) -> list[str]:
         reasons = "; ".join(f"{field}: {old} → {new}" for field, old, new in store.why(spec) if field != "seed")
         seeds[spec.model, spec.data, reasons or "only other seeds are there"].append(spec.seed)
     return [
-        f"train {model} on {data}, seed{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {reasons}"
+        f"train {model} on {data}, {'seeds' if len(of) > 1 else 'seed'} {', '.join(map(str, of))}: {reasons}"
         for (model, data, reasons), of in seeds.items()
     ]
 

@@ -27,12 +27,9 @@ from torchvision.datasets import ImageFolder
 
 # %% ../nbs/lib/49_pictures.ipynb #3696735e
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-COLOURS = torch.tensor(
-    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
-)  # columns: directions …
-SPREAD = (
-    torch.tensor([55.46, 4.794, 1.148]) / 255
-)  # … and how far colours vary along each. Source: Krizhevsky et al. 2012
+# columns: directions in which colours vary; and how far they do along each. Source: Krizhevsky et al. 2012
+COLOURS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+SPREAD = torch.tensor([55.46, 4.794, 1.148]) / 255
 
 
 def lighting(
@@ -44,36 +41,22 @@ def lighting(
 
 def training_view(size: int):
     "From a PIL picture to a standardised float tensor [3, size, size], with augmentation."
-    crop, jitter = transforms.RandomResizedCrop(size), transforms.ColorJitter(0.4, 0.4, 0.4)
-    return transforms.Compose(
-        [
-            crop,
-            transforms.RandomHorizontalFlip(),
-            jitter,
-            transforms.ToTensor(),
-            lighting,
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    placed = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+    coloured = [transforms.ColorJitter(0.4, 0.4, 0.4), transforms.ToTensor(), lighting]
+    return transforms.Compose([*placed, *coloured, transforms.Normalize(MEAN, STD)])
 
 
 def test_view(size: int):
-    "From a PIL picture to a standardised float tensor [3, size, size]: the shorter side at 256/224 of the size, the middle of it."
-    return transforms.Compose(
-        [
-            transforms.Resize(round(size * 256 / 224)),
-            transforms.CenterCrop(size),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    "As `training_view`, without augmentation: the shorter side at 256/224 of the size, and the middle of that."
+    placed = [transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)]
+    return transforms.Compose([*placed, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
 # %% ../nbs/lib/49_pictures.ipynb #ff69f79d
 def write_pictures(
     images: ImageSet,
     folder: str | Path,  # gets train/CLASS/ and val/CLASS/
 ) -> None:
-    "Write an image set as class folders of PNG files; its test images are those in val/; raises `InputError` for a folder that takes none."
+    "Write an image set as class folders of PNG files, test images in val/; `InputError` for a folder that takes none."
     writable_folder(folder)
     for part, x, y in [("train", images.train_x, images.train_y), ("val", images.test_x, images.test_y)]:
         for number, (image, label) in enumerate(zip(x, y)):
@@ -83,7 +66,7 @@ def write_pictures(
 
 # %% ../nbs/lib/49_pictures.ipynb #ceba7a87
 class Pictures(ImageFolder):
-    """A folder of class folders; an item is named by epoch and index, and is a view with its class, [3, size, size] and int.
+    """A folder of class folders; an item, named by epoch and index, is a view [3, size, size] and its class.
 
     Raises `InputError` where a class has no pictures, and for a picture that cannot be read, by its name.
     """
@@ -92,9 +75,8 @@ class Pictures(ImageFolder):
         try:
             super().__init__(root, view)
         except FileNotFoundError as error:
-            raise InputError(
-                f"{root} must hold a folder of pictures for each class; {str(error).splitlines()[0]}"
-            ) from error
+            why = str(error).splitlines()[0]
+            raise InputError(f"{root} must hold a folder of pictures for each class; {why}") from error
         self.seed = seed
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int]:
@@ -104,13 +86,12 @@ class Pictures(ImageFolder):
             try:
                 return super().__getitem__(index)
             except (OSError, SyntaxError) as error:  # PIL's are of both kinds
-                raise InputError(
-                    f"{self.samples[index][0]} cannot be read as a picture ({type(error).__name__}): replace or remove it"
-                ) from error
+                path, why = self.samples[index][0], type(error).__name__
+                raise InputError(f"{path} cannot be read as a picture ({why}): replace or remove it") from error
 
 
 class Places(DistributedSampler):
-    "The share of this process in an epoch, as (epoch, index); all shares together are one order, whatever the number of processes."
+    "The share of this process in an epoch, as (epoch, index); the order is the same for any number of processes."
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((self.epoch, index) for index in super().__iter__())
@@ -121,16 +102,19 @@ def check_folders(data: Path) -> None:
     for part in ("train", "val"):
         if not (data / part).is_dir():
             raise InputError(
-                f"there is no folder {data / part}: --data names a folder with train/CLASS/ and val/CLASS/, a folder of pictures for each class"
+                f"there is no folder {data / part}: --data names a folder with train/CLASS/ and val/CLASS/, "
+                "a folder of pictures for each class"
             )
-    classes = [{folder.name for folder in (data / part).iterdir() if folder.is_dir()} for part in ("train", "val")]
-    if other := sorted(classes[0] ^ classes[1]):
+    train, val = ({folder.name for folder in (data / part).iterdir() if folder.is_dir()} for part in ("train", "val"))
+    if other := sorted(train ^ val):
         raise InputError(
-            f"the classes in {data}/train and {data}/val differ, first in {other[0]!r}: both need one folder for each of the same classes"
+            f"the classes in {data}/train and {data}/val differ, first in {other[0]!r}: "
+            "both need one folder for each of the same classes"
         )
-    if len(classes[0]) < 2:
+    if len(train) < 2:
         raise InputError(
-            f"{data}/train has {len(classes[0])} folders of classes, which leaves nothing to learn: it needs two or more, one for each class"
+            f"{data}/train has {len(train)} folders of classes, which leaves nothing to learn: "
+            "it needs two or more, one for each class"
         )
 
 # %% ../nbs/lib/49_pictures.ipynb #9774c8df
@@ -142,29 +126,31 @@ def loaders(
     processes: int,
     pinned: bool,  # memory from which a GPU copies at once
 ) -> tuple[DataLoader, DataLoader]:
-    """Batches of this process, for training and for testing: [batch_size / processes, 3, image_size, image_size] and classes [batch_size / processes].
+    """Batches of this process, for training and for testing: pictures [N, 3, image_size, image_size] and classes [N].
 
-    Raises `InputError` where the processes cannot share the batch, two or more pictures each, or where there are fewer pictures than a batch has.
+    N is `batch_size` over `processes`. Raises `InputError` where the processes cannot share the batch, two or more
+    pictures each, or where there are fewer pictures than a batch has.
     """
-    if recipe.batch_size % processes:
+    size = recipe.batch_size
+    if size % processes:
         raise InputError(
-            f"the batch of {recipe.batch_size} is no multiple of the {processes} processes: choose another --batch-size"
+            f"the batch of {size} is no multiple of the {processes} processes: choose another --batch-size"
         )
-    if recipe.batch_size < 2 * processes:
+    if size < 2 * processes:
         raise InputError(
-            f"the batch of {recipe.batch_size} leaves each of {processes} processes one picture, and BatchNorm needs two: choose a larger --batch-size"
+            f"the batch of {size} leaves each of {processes} processes one picture, and BatchNorm needs two: "
+            "choose a larger --batch-size"
         )
     train = Pictures(data / "train", training_view(recipe.image_size), recipe.seed)
-    if len(train) < recipe.batch_size:
+    if len(train) < size:
         raise InputError(
-            f"{data}/train has {len(train)} pictures, fewer than a batch of {recipe.batch_size}: choose a smaller --batch-size"
+            f"{data}/train has {len(train)} pictures, fewer than a batch of {size}: choose a smaller --batch-size"
         )
     test = Pictures(data / "val", test_view(recipe.image_size), recipe.seed)
     places = Places(train, processes, rank, seed=recipe.seed, drop_last=True)
-    how = {"batch_size": recipe.batch_size // processes, "num_workers": workers, "pin_memory": pinned}
-    how |= {
-        "multiprocessing_context": fork_server("fmm_nb.pictures") if workers else None
-    }  # processes that train together have threads that talk
+    how = {"batch_size": size // processes, "num_workers": workers, "pin_memory": pinned}
+    # processes that train together have threads that talk
+    how["multiprocessing_context"] = fork_server("fmm_nb.pictures") if workers else None
     how["generator"] = torch.Generator()  # the loaders' own, else they would draw from the nets'
     tests = DataLoader(test, sampler=[(0, i) for i in range(rank, len(test), processes)], **how)
     return DataLoader(train, sampler=places, drop_last=True, persistent_workers=workers > 0, **how), tests

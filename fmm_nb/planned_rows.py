@@ -23,7 +23,7 @@ from .tables import known_rows, together
 
 # %% ../nbs/lib/57_planned_rows.ipynb #a4fb12a3
 def _arms(name: str, scale: str, data: str) -> dict[tuple[str, Spec], set[str]]:
-    "The keys of the planned nets on an image set, by their arm and the first of each recipe; none where the set is not known here."
+    "The keys of the planned nets on an image set, by their arm and the first of each recipe; none for an unknown set."
     found = {}
     try:
         for arm, specs in by_arm(name, scale, data).items():
@@ -36,14 +36,10 @@ def _arms(name: str, scale: str, data: str) -> dict[tuple[str, Spec], set[str]]:
 # %% ../nbs/lib/57_planned_rows.ipynb #1a18b496
 def _sets(rows: pd.DataFrame, scale: str) -> list[str]:
     "The image sets whose rows may decide at a scale: of a set and its parts one."
-    names = sorted(
-        rows.data.dropna().unique(), key=lambda data: data == whole_set(data)
-    )  # the whole, which comes last, wins
-    return [
-        data
-        for data in {whole_set(data): data for data in names}.values()
-        if not (SCALES[scale].evidence and data in PARTS)
-    ]
+    # the whole, which comes last, wins
+    names = sorted(rows.data.dropna().unique(), key=lambda data: data == whole_set(data))
+    kept = {whole_set(data): data for data in names}.values()
+    return [data for data in kept if not (SCALES[scale].evidence and data in PARTS)]
 
 # %% ../nbs/lib/57_planned_rows.ipynb #7c52c240
 def planned(
@@ -51,7 +47,7 @@ def planned(
     scale: str,
     name: str,  # of the experiment
 ) -> pd.DataFrame:
-    "The rows that decide: of planned nets, of the latest version of the measure, of arms with all their seeds, of one precision."
+    "The rows that decide: of planned nets, of arms with all their seeds, of the latest measure, of one precision."
     experiment = EXPERIMENTS[name]
     rows = rows[rows.measure_version == rows.measure_version.max()]
     if not (experiment.arms or experiment.own):  # nets as they are drawn: nothing was trained
@@ -59,18 +55,21 @@ def planned(
     known, arms = set(rows.key), {data: _arms(name, scale, data) for data in _sets(rows, scale)}
     complete = [rows[rows.key.isin(keys)] for of_set in arms.values() for keys in of_set.values() if keys <= known]
     found = at_parameters(one_precision(pd.concat(complete, ignore_index=True)) if complete else rows.iloc[:0])
-    natural = {
-        data: [keys for (arm, _), keys in of_set.items() if arm in experiment.arms] for data, of_set in arms.items()
-    }
-    whole = [data for data, keys in natural.items() if keys and set().union(*keys) <= known]
+    whole = [data for data, of_set in arms.items() if _all_known(of_set, experiment.arms, known)]
     return together(found, across_arms(found[found.data.isin(whole) & found.model.isin(experiment.arms)]))
+
+
+def _all_known(of_set: dict[tuple[str, Spec], set[str]], names: tuple[str, ...], known: set[str]) -> bool:
+    "Whether arms of some names are planned on an image set, and all their nets have rows."
+    keys = [keys for (arm, _), keys in of_set.items() if arm in names]
+    return bool(keys) and set().union(*keys) <= known
 
 # %% ../nbs/lib/57_planned_rows.ipynb #b8289996
 def tables_of(
     scale: str,
     build: Path | None = None,  # None: build/
 ) -> dict[str, pd.DataFrame]:  # experiment → rows; only of those that have some
-    "The rows of the experiments that decide claims, at a scale; raises `InputError` for one that does not exist, and where no rows come along."
+    "The rows of the experiments that decide claims; `InputError` for a scale of none, and where no rows come along."
     scale_of(scale)
     need_repository("a verdict, which rests on published rows,")
     return tables_in([published_folder(scale) / "rows", (build or build_folder()) / scale / "rows"], scale)
@@ -82,8 +81,7 @@ def tables_in(
 ) -> dict[str, pd.DataFrame]:  # as `tables_of`
     "The rows of the experiments that decide claims, from some folders."
     deciding = {claim.experiment for claim in CLAIMS.values()}
-    known = {
-        name: known_rows(*[folder / f"{name}.csv" for folder in folders]) for name in EXPERIMENTS if name in deciding
-    }
+    names = [name for name in EXPERIMENTS if name in deciding]
+    known = {name: known_rows(*[folder / f"{name}.csv" for folder in folders]) for name in names}
     tables = {name: planned(rows, scale, name) for name, rows in known.items() if len(rows)}
     return {name: rows for name, rows in tables.items() if len(rows)}

@@ -26,10 +26,11 @@ CALLED = {  # variants of measures as the pages call them
 
 
 def readings(primary: str, rows: pd.DataFrame, wanted: dict) -> dict[str, Effect]:
-    "The effect of a contrast under each variant of a measure that can be computed, by name; at equal training loss too."
+    "The effect of a contrast under each variant of a measure that rows have, and at equal training loss, by name."
     prefix = variant(primary.removeprefix("log "), "")
     names = [column.removeprefix(prefix) for column in rows if column.startswith(prefix)]
-    found = {CALLED.get(name, name.replace("_", " ")): measured(rows, variant(primary, name), wanted) for name in names}
+    called = {CALLED.get(name, name.replace("_", " ")): name for name in names}
+    found = {title: measured(rows, variant(primary, name), wanted) for title, name in called.items()}
     pair = two_arms(wanted)
     if pair:
         found["equal training loss"] = equal_loss(rows, *pair, primary)
@@ -45,11 +46,9 @@ def depends_on(
     wanted: dict,  # the contrast
     found: Effect,  # by the measure that decides
 ) -> str:
-    "The variants of a claim's measure under which its effect has another sign, or does not stand apart from zero as it does, by name."
-    marks = {
-        name: _mark(other, found, claim.kind == "equivalence")
-        for name, other in readings(claim.primary, rows, wanted).items()
-    }
+    "The variants of a claim's measure under which its effect has another sign, or another place to zero, by name."
+    seen = readings(claim.primary, rows, wanted)
+    marks = {name: _mark(other, found, claim.kind == "equivalence") for name, other in seen.items()}
     return ", ".join(name + mark for name, mark in marks.items() if mark is not None)
 
 

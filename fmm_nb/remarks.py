@@ -17,6 +17,7 @@ from .findings import Findings, numbers, partly
 from .plan import SCALES, by_arm
 from .sources import set_name
 from .specs import Protocol, Spec
+from .statistics import Effect
 from .tables import known_rows
 
 # %% ../nbs/lib/74_remarks.ipynb #e44c87ef
@@ -25,32 +26,36 @@ def at_higher_scales(
     verdicts: pd.DataFrame,  # of a page, as `claims.of_page`
     scale: str,  # of the page
 ) -> str:
-    "Which claims of a page a higher scale decides, or has in part, and with what numbers, as markdown; empty where none."
-    height, here = list(SCALES).index, verdicts.set_index("id").verdict
-    rule = f"These verdicts are of scale `{scale}`. The [paper](../paper.ipynb) takes each claim at the highest scale that has it whole."
+    "Which claims of a page a higher scale decides, or has in part, with their numbers, as markdown; empty where none."
+    rule = (
+        f"These verdicts are of scale `{scale}`. "
+        "The [paper](../paper.ipynb) takes each claim at the highest scale that has it whole."
+    )
     if not SCALES[scale].evidence:
         return rule
-    found = judged()
-    higher, own = [name for name in SCALES if height(name) > height(scale)], found.claims.loc[list(verdicts.id)]
+    found, here = judged(), verdicts.set_index("id").verdict
+    own = found.claims.loc[list(verdicts.id)]
+    higher = list(SCALES)[list(SCALES).index(scale) + 1 :]
     lines = [_decided(found, name, own.id[own.scale == name], here) for name in higher if (own.scale == name).any()]
-    part = [f"{id} ({told})" for id in own.id if higher and (told := partly(found, id))]
-    lines += [f"- A higher scale has a part of these, which decides nothing: {'; '.join(part)}."] if part else []
+    parts = {id: partly(found, id) for id in own.id} if higher else {}
+    if told := "; ".join(f"{id} ({part})" for id, part in parts.items() if part):
+        lines.append(f"- A higher scale has a part of these, which decides nothing: {told}.")
     return "\n".join([f"{rule}\n", *lines]) if lines else ""
 
 
 def _decided(found: Findings, name: str, ids: pd.Series, here: pd.Series) -> str:
     "The claims that a scale decides, those first that it decides otherwise than a page does."
-    other, same = ([id for id in ids if (found.claims.verdict[id] != here[id]) == apart] for apart in (True, False))
-    told = [
-        f"{id} *{found.claims.verdict[id]}*, here *{here[id]}*"
-        + (f" ({seen})" if (seen := numbers(found.estimates, id)) else "")
-        for id in other
-    ]
-    return (
-        f"- Scale `{name}` has in full {'; '.join(told)}"
-        + (f"{'; ' if told else ''}as here: {', '.join(same)}" if same else "")
-        + "."
-    )
+    verdicts = found.claims.verdict
+    told = [_otherwise(found, id, here[id]) for id in ids if verdicts[id] != here[id]]
+    if same := [id for id in ids if verdicts[id] == here[id]]:
+        told.append(f"as here: {', '.join(same)}")
+    return f"- Scale `{name}` has in full {'; '.join(told)}."
+
+
+def _otherwise(found: Findings, id: str, here: str) -> str:
+    "A claim with its verdict, the one of a page, and its numbers."
+    seen = numbers(found.estimates, id)
+    return f"{id} *{found.claims.verdict[id]}*, here *{here}*" + (f" ({seen})" if seen else "")
 
 # %% ../nbs/lib/74_remarks.ipynb #a456f7c4
 def one_rate(
@@ -64,13 +69,15 @@ def one_rate(
     if not rates or max(map(len, rates.values())) > 1:
         return ""
     by_set = {data: rate for data, (rate,) in rates.items()}
-    same = len(set(by_set.values())) == 1
-    told = (
-        f"{next(iter(by_set.values())):g}"
-        if same
-        else ", ".join(f"{rate:g} on {set_name(data)}" for data, rate in by_set.items())
+    first, *others = by_set.values()
+    if set(others) <= {first}:
+        told = f"{first:g}"
+    else:
+        told = ", ".join(f"{rate:g} on {set_name(data)}" for data, rate in by_set.items())
+    return (
+        f"All arms train at one learning rate ({told}), which was chosen for no other arm than {plain}: "
+        "one that is behind may be so for its rate alone."
     )
-    return f"All arms train at one learning rate ({told}), which was chosen for no other arm than {plain}: one that is behind may be so for its rate alone."
 
 # %% ../nbs/lib/74_remarks.ipynb #22d36783
 def kept_rows(
@@ -78,18 +85,20 @@ def kept_rows(
     scale: str,
     build: Path | None = None,  # None: build/
 ) -> pd.DataFrame:
-    "The rows of any page's table, published or built, of the latest version of their measure; none where it was not run."
-    rows = known_rows(
-        *[folder / "rows" / f"{table}.csv" for folder in (published_folder(scale), (build or build_folder()) / scale)]
-    )
+    "The rows of any page's table, published or built, of the latest version of their measure; none if it was not run."
+    folders = published_folder(scale), (build or build_folder()) / scale
+    rows = known_rows(*(folder / "rows" / f"{table}.csv" for folder in folders))
     return rows[rows.measure_version == rows.measure_version.max()]
 
 # %% ../nbs/lib/74_remarks.ipynb #ad1d628c
 def held_out(data: str, rate: float, scale: str, build: Path | None = None) -> float | None:
-    "The accuracy of attention on held-out images in percent, at a learning rate, after the last epoch; None where it was not run."
+    "Attention's accuracy on held-out images in percent, at a learning rate, after the last epoch; None if not run."
     rows = kept_rows("09_recipes", scale, build)
-    rows = rows[(rows.model == "am") & (rows.data == data) & (rows.get("learning_rate") == rate)] if len(rows) else rows
-    return rows[rows.epoch == rows.epoch.max()].validation_accuracy_percent.mean() if len(rows) else None
+    if len(rows):
+        rows = rows[(rows.model == "am") & (rows.data == data) & (rows.get("learning_rate") == rate)]
+    if not len(rows):
+        return None
+    return rows[rows.epoch == rows.epoch.max()].validation_accuracy_percent.mean()
 
 # %% ../nbs/lib/74_remarks.ipynb #307488dd
 def at_own_rate(
@@ -98,21 +107,22 @@ def at_own_rate(
     scale: str,
     build: Path | None = None,
 ) -> str:
-    "What attention does to accuracy where each arm trains at its own learning rate, in words; empty where its own is this one, or that was not run."
+    "What attention does to accuracy where arms have their own learning rates, in words; empty if that is not known."
     nets = by_arm("03_multiplication", scale, data)
     keys, own = [spec.key for arm in ("am", "cnn") for spec in nets[arm]], nets["am"][0].protocol
     rows = kept_rows("03_multiplication", scale, build)
     there = measured(rows[rows.key.isin(keys)], "test_accuracy_percent", weights("am vs cnn"))
     if there is None or own.learning_rate == here.learning_rate:
         return ""
-    wider = f" and on images {here.shrink / own.shrink:g} times as wide" if here.shrink != own.shrink else ""
+    rates = f"{own.learning_rate:g} in place of {here.learning_rate:g}"
+    if here.shrink != own.shrink:
+        rates += f" and on images {here.shrink / own.shrink:g} times as wide"
+    told = f"at a rate of its own, {rates}, it is {as_difference(there)} ([multiplication](03_multiplication.ipynb))"
     held = {rate: held_out(data, rate, scale, build) for rate in (here.learning_rate, own.learning_rate)}
-    seen = (
-        f"; one net on held-out images reaches {' and '.join(f'{value:.1f}% at {rate:g}' for rate, value in held.items())} ([recipes](09_recipes.ipynb))"
-        if all(held.values())
-        else ""
-    )
-    return f"at a rate of its own, {own.learning_rate:g} in place of {here.learning_rate:g}{wider}, it is {as_difference(there)} ([multiplication](03_multiplication.ipynb)){seen}"
+    if not all(held.values()):
+        return told
+    reached = " and ".join(f"{value:.1f}% at {rate:g}" for rate, value in held.items())
+    return f"{told}; one net on held-out images reaches {reached} ([recipes](09_recipes.ipynb))"
 
 # %% ../nbs/lib/74_remarks.ipynb #98d94880
 PLANNED = "as planned"
@@ -130,23 +140,28 @@ def every_build(
 def ways_to_build(
     rows: pd.DataFrame,  # as `every_build`
 ) -> str:
-    "In how many of the ways to build the nets the product loses, and in which that is open or it gains, in a sentence without numbers."
+    "In how many of the ways to build the nets the product loses, and in which that is open or it gains, in a sentence."
     called = rows.variant.fillna(PLANNED).replace("", PLANNED)
     ways = {"loses": [], "open": [], "gains": []}
     for (data, way), part in rows.groupby([rows.data, called], sort=False):
         effect = measured(part, "test_accuracy_percent", weights("fmmnet vs resnet"))
         if effect:
-            side = "loses" if effect.high < 0 else "gains" if effect.low > 0 else "open"
-            ways[side].append(f"{way} ({set_name(data)})" if rows.data.nunique() > 1 else way)
+            ways[_side(effect)].append(f"{way} ({set_name(data)})" if rows.data.nunique() > 1 else way)
     run = sum(map(len, ways.values()))
     if not run:
         return "In how many ways to build the nets the product loses was not run."
-    rest = [
-        f"; {text}: {', '.join(ways[side])}"
-        for side, text in (("open", "open is"), ("gains", "it gains with"))
-        if ways[side]
-    ]
-    return f"The product loses in {_count(len(ways['loses']))} of {_count(run)} ways to build the nets{''.join(rest)}."
+    told = [f"The product loses in {_count(len(ways['loses']))} of {_count(run)} ways to build the nets"]
+    for side, text in (("open", "open is"), ("gains", "it gains with")):
+        if ways[side]:
+            told.append(f"{text}: {', '.join(ways[side])}")
+    return f"{'; '.join(told)}."
+
+# %% ../nbs/lib/74_remarks.ipynb #4d78f212
+def _side(effect: Effect) -> str:
+    "On which side of zero an effect stands."
+    if effect.high < 0:
+        return "loses"
+    return "gains" if effect.low > 0 else "open"
 
 
 def _count(number: int) -> str:

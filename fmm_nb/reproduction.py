@@ -24,11 +24,10 @@ def _cells(claim: Claim) -> list[tuple[str, dict]]:
     "The contrasts of a claim, by what is to be read."
     if claim.kind in ("exact", "conjunction", "untestable"):
         return []
-    wanted = (
-        [{arm: 1.0} for arm in expanded(claim.comparators)]
-        if claim.kind in ("weak", "some")
-        else contrasts(claim.comparators)
-    )
+    if claim.kind in ("weak", "some"):
+        wanted = [{arm: 1.0} for arm in expanded(claim.comparators)]
+    else:
+        wanted = contrasts(claim.comparators)
     return [(_told(one), one) for one in wanted]
 
 
@@ -58,10 +57,10 @@ def estimates(
         for data, margin in sets_of(claim):
             part = on_set(tables[claim.experiment], data)
             for text, wanted in _cells(claim):
-                effect = _estimate(claim, part, wanted)
                 null = abs(wanted.get(None, 0.0)) if claim.kind == "proportion" else 0.0
-                numbers = (effect.difference, effect.low, effect.high, null, margin) if effect else None
-                found += [(claim.id, data, text, *numbers)] if numbers else []
+                if effect := _estimate(claim, part, wanted):
+                    numbers = (effect.difference, effect.low, effect.high, null, margin)
+                    found.append((claim.id, data, text, *numbers))
     return pd.DataFrame(found, columns=["claim", "data", "contrast", "difference", "low", "high", "null", "margin"])
 
 # %% ../nbs/lib/59_reproduction.ipynb #53900b2c
@@ -88,8 +87,8 @@ def own_tables(
 
 # %% ../nbs/lib/59_reproduction.ipynb #d762d1fb
 def published_tables(scale: str) -> dict[str, dict[str, pd.DataFrame]]:  # scale → experiment → rows
-    "The published rows that decide claims, of a scale and of those that count as evidence, in the order in which they are looked at."
-    names = dict.fromkeys([scale, *[name for name in reversed(SCALES) if SCALES[name].evidence]])
+    "The published rows that decide claims, of a scale, then of those that count as evidence, the highest first."
+    names = dict.fromkeys([scale, *(name for name in reversed(SCALES) if SCALES[name].evidence)])
     return {name: tables_in([data_folder() / "results" / name / "rows"], name) for name in names}
 
 # %% ../nbs/lib/59_reproduction.ipynb #bb55fa47
@@ -108,9 +107,7 @@ def side_by_side(
 # %% ../nbs/lib/59_reproduction.ipynb #66153826
 def compare(
     mine: dict[str, pd.DataFrame],  # experiment → rows of a run
-    theirs: dict[
-        str, dict[str, pd.DataFrame]
-    ],  # scale → experiment → published rows; the first scale that has a claim is taken
+    theirs: dict[str, dict[str, pd.DataFrame]],  # scale → experiment → published rows; the first with a claim counts
 ) -> pd.DataFrame:  # a row a claim: id, verdict, published, scale, cells, same_way, inside, apart, word
     "How the claims of a run agree with the published ones; `word`: same way, other way, or not run."
     own, ours = judge(mine), estimates(mine)
@@ -118,21 +115,16 @@ def compare(
     known = {scale: side_by_side(ours, estimates(tables)) for scale, tables in theirs.items()}
     found = []
     for id in CLAIMS:
+        word, ran = own[id]
+        row = {"id": id, "verdict": word, "published": "not tested", "scale": ""}
+        counts = dict.fromkeys(("cells", "same_way", "inside", "apart"), 0)
         scale = next((scale for scale in judged if judged[scale][id][1]), None)
-        cells = (
-            known[scale][known[scale].claim == id]
-            if scale
-            else ours[:0].assign(same_way=True, inside=True, apart=False)
-        )
-        row = {
-            "id": id,
-            "verdict": own[id][0],
-            "published": judged[scale][id][0] if scale else "not tested",
-            "scale": scale or "",
-        }
-        row |= {"cells": len(cells)} | {name: int(cells[name].sum()) for name in ("same_way", "inside", "apart")}
-        row["word"] = "not run" if not (own[id][1] and scale) else _word(row)
-        found.append(row)
+        if scale:
+            cells = known[scale][known[scale].claim == id]
+            row |= {"published": judged[scale][id][0], "scale": scale}
+            counts = {"cells": len(cells)} | {name: int(cells[name].sum()) for name in counts if name != "cells"}
+        row |= counts
+        found.append(row | {"word": _word(row) if ran and scale else "not run"})
     return pd.DataFrame(found)
 
 
@@ -150,27 +142,25 @@ def in_words(
     run = found[found.word != "not run"]
     if not len(run):
         return [
-            "Did it reproduce? Nothing was run anew: every number is read from published rows, or no claim has all the nets that it needs."
+            "Did it reproduce? Nothing was run anew: every number is read from published rows, "
+            "or no claim has all the nets that it needs."
         ]
-    inside = {
-        row.id: " (inside the published interval)" for row in run.itertuples() if row.cells and row.inside == row.cells
-    }
-    named = lambda which: ", ".join(id + inside.get(id, "") for id in run.id[which])
+    inside = set(run.id[(run.cells > 0) & (run.inside == run.cells)])
+    mark = lambda id: f"{id} (inside the published interval)" if id in inside else id
+    named = lambda which: ", ".join(map(mark, run.id[which]))
     other, apart = named(run.word == "other way"), named(run.apart > 0)
-    same = f"{(run.word == 'same way').sum()} point the same way as the published results{f', not so {other}' if other else ''}"
+    same = f"{(run.word == 'same way').sum()} point the same way as the published results"
+    if other:
+        same += f", not so {other}"
     touch = f"; intervals that do not touch: {apart}" if apart else ", and all intervals touch"
-    caution = (
-        []
-        if SCALES[scale].evidence
-        else [
-            f"Scale {scale} is no evidence: what follows compares so short a run with full ones, and says nothing for or against either."
-        ]
-    )
-    return [
-        *caution,
+    lines = [
         f"Did it reproduce? Of {len(CLAIMS)} claims {len(run)} were run anew at scale {scale}: {same}.",
         f"Of {run.cells.sum()} estimates {run.inside.sum()} lie inside the published intervals{touch}.",
     ]
+    if SCALES[scale].evidence:
+        return lines
+    caution = "what follows compares so short a run with full ones, and says nothing for or against either"
+    return [f"Scale {scale} is no evidence: {caution}.", *lines]
 
 
 def reproduction(

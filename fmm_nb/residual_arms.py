@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['COMBINED', 'GRID', 'SWEPT', 'DEPTH_RATES', 'SETTINGS', 'FOLLOWED', 'DECIDES', 'ASKED', 'CLAIM_RATES', 'REPAIRS',
-           'NET', 'ARMS', 'RATES', 'CLAIMED', 'VARIANTS', 'SPEEDS', 'depth_rate', 'stack', 'depth_arms', 'claimed_arms',
-           'fmmnet_arms']
+           'BRIEF', 'DEPTH_SIZES', 'NET', 'ARMS', 'RATES', 'CLAIMED', 'VARIANTS', 'TABLE_IV', 'FMMNET_SIZES', 'SPEEDS',
+           'depth_rate', 'stack', 'depth_arms', 'claimed_arms', 'all_depth_arms', 'fmmnet_arms']
 
 # %% ../nbs/lib/38_residual_arms.ipynb #d3898e74
 from dataclasses import replace
 
-from .specs import Arm
+from .specs import Arm, Protocol
 
 # %% ../nbs/lib/38_residual_arms.ipynb #88a8965e
 COMBINED = {
@@ -39,7 +39,8 @@ DEPTH_RATES = {  # learning rate at each of these
 
 def depth_rate(arm: str, blocks: int) -> float:
     "The learning rate of an arm at a depth."
-    return next((rate for swept, rate in zip(SWEPT, DEPTH_RATES[arm]) if blocks <= swept), DEPTH_RATES[arm][-1])
+    rates = DEPTH_RATES[arm]
+    return next((rate for swept, rate in zip(SWEPT, rates) if blocks <= swept), rates[-1])
 
 
 def stack(
@@ -76,33 +77,52 @@ def depth_arms(
 ) -> dict[str, Arm]:
     "What the page on depth compares."
     here = {"datasets": (digits,)}
+    arms = _at_depths(blocks, here)
+    arms |= {f"fmmnet[blocks={b}]": stack(b, "fmmnet", **here) for b in breaks}
+    return arms | _at_rates(swept, here) | _in_settings(breaks, here) | _in_widths(channels, here)
+
+# %% ../nbs/lib/38_residual_arms.ipynb #95fb9825
+def _at_depths(blocks: tuple[int, ...], here: dict) -> dict[str, Arm]:
+    "Every arm at every depth, and once more where signals are followed."
     arms = {
         f"{arm}[blocks={b}]": stack(b, arm, protocol={"snapshots": (1,)} if b == FOLLOWED else {}, **here)
         for b in blocks
         for arm in COMBINED
     }
-    arms |= {
-        f"{arm}[blocks={FOLLOWED},followed]": replace(arms[f"{arm}[blocks={FOLLOWED}]"], seeds=1, part="signals")
-        for arm in COMBINED
+    followed = {arm: arms[f"{arm}[blocks={FOLLOWED}]"] for arm in COMBINED}
+    return arms | {
+        f"{arm}[blocks={FOLLOWED},followed]": replace(net, seeds=1, part="signals") for arm, net in followed.items()
     }
-    arms |= {f"fmmnet[blocks={b}]": stack(b, "fmmnet", **here) for b in breaks}
-    validated = here | {"seeds": 1, "part": "rates"}
-    arms |= {
-        f"{arm}[blocks={b},rate={rate}]": stack(b, arm, rate, protocol={"validation": 0.2}, **validated)
-        for b in swept
+
+
+def _at_rates(blocks: tuple[int, ...], here: dict) -> dict[str, Arm]:
+    "Every arm at every rate of the grid, judged on held-out images."
+    validated = here | {"protocol": {"validation": 0.2}, "seeds": 1, "part": "rates"}
+    return {
+        f"{arm}[blocks={b},rate={rate}]": stack(b, arm, rate, **validated)
+        for b in blocks
         for arm in COMBINED
         for rate in GRID
     }
+
+# %% ../nbs/lib/38_residual_arms.ipynb #85e5996b
+def _in_settings(blocks: tuple[int, ...], here: dict) -> dict[str, Arm]:
+    "What might keep a product from breaking, with the sum beside it."
     broken = here | {"seeds": 3, "part": "breaks"}
-    tried = [(b, arm, *how) for b in breaks for arms_of, *how in SETTINGS for arm in arms_of]
-    arms |= {
+    return {
         f"{arm}[blocks={b},{name}]": stack(b, arm, rate, options=options, protocol=protocol, **broken)
-        for b, arm, name, rate, options, protocol in tried
+        for b in blocks
+        for arms, name, rate, options, protocol in SETTINGS
+        for arm in arms
     }
-    wide = [(arm, c) for arm in ("resnet", "fmmnet") for c in channels]
-    return arms | {
+
+
+def _in_widths(channels: tuple[int, ...], here: dict) -> dict[str, Arm]:
+    "The sum and the product at two blocks of several widths."
+    return {
         f"{arm}[channels={c}]": stack(2, arm, channels=c, protocol={"epochs": 6}, part="widths", **here)
-        for arm, c in wide
+        for arm in ("resnet", "fmmnet")
+        for c in channels
     }
 
 # %% ../nbs/lib/38_residual_arms.ipynb #92d47496
@@ -128,6 +148,36 @@ def claimed_arms() -> dict[str, Arm]:
         for rate in GRID
     }
 
+# %% ../nbs/lib/38_residual_arms.ipynb #0c809bc7
+BRIEF = Protocol(epochs=3, batch_size=50, schedule="cosine", shrink=2)
+DEPTH_SIZES = {  # what differs from the scale
+    "smoke": {"datasets": ("mnist_mini",), "seeds": 2, "n_train": 300, "protocol": replace(BRIEF, epochs=2)},
+    "cpu": {
+        "datasets": ("mnist_mini",),
+        "where_found": ("cifar10",),
+        "seeds": 5,
+        "n_train": 1000,
+        "protocol": BRIEF,
+    },
+    "paper": {
+        "datasets": ("mnist",),
+        "where_found": ("cifar10",),
+        "n_train": 10000,
+        "protocol": replace(BRIEF, epochs=10),
+    },
+}
+
+
+def all_depth_arms() -> dict[str, dict[str, Arm]]:
+    "What the page on depth compares, by scale."
+    breaks, channels = (2, 3, 4, 6, 8, 12), (4, 8, 16, 32, 64)
+    deepest = (1, 2, 4, 8, 16, 32, 64, 128)
+    return {
+        "smoke": depth_arms((1, 4, 16), (4,), (8,), (8, 16)),
+        "cpu": depth_arms((1, 2, 4, 8, 16, 64), SWEPT, breaks, channels) | claimed_arms(),
+        "paper": depth_arms(deepest, SWEPT, breaks, channels, "mnist") | claimed_arms(),
+    }
+
 # %% ../nbs/lib/38_residual_arms.ipynb #9a4c6f83
 NET = "wrn10_1"
 ARMS = COMBINED | {"se_resnet": {"combine": "add", "attention": "se"}}
@@ -142,6 +192,8 @@ RATES = {
     "se_resnet": 0.3,
 }
 CLAIMED = ("resnet", "fmmnet", "se_resnet")  # by claims on accuracy
+
+# %% ../nbs/lib/38_residual_arms.ipynb #43267c1e
 VARIANTS = {  # what a reader might have built instead: (net, options)
     "twice the width": ("wrn10_2", {}),
     "twice the blocks": ("wrn16_1", {}),
@@ -160,14 +212,43 @@ def fmmnet_arms(
         arm: Arm(NET, options, {"learning_rate": RATES[arm]}, **({} if arm in CLAIMED else here))
         for arm, options in ARMS.items()
     }
-    swept = lambda arm, rate: Arm(
-        NET, ARMS[arm], {"learning_rate": rate, "validation": 0.2, "snapshots": ()}, seeds=1, part="rates", **here
-    )
-    arms |= {f"{arm}[rate={rate}]": swept(arm, rate) for arm in ARMS for rate in GRID}
-    of = lambda arm, variant: Arm(
-        VARIANTS[variant][0], ARMS[arm] | VARIANTS[variant][1], {"learning_rate": RATES[arm]}, part="variants", **here
-    )
-    return arms | {f"{arm}[{variant}]": of(arm, variant) for variant in variants for arm in ("resnet", "fmmnet")}
+    validated = {"validation": 0.2, "snapshots": ()}
+    for arm, options in ARMS.items():
+        for rate in GRID:
+            recipe = {"learning_rate": rate} | validated
+            arms[f"{arm}[rate={rate}]"] = Arm(NET, options, recipe, seeds=1, part="rates", **here)
+    for variant in variants:
+        net, options = VARIANTS[variant]
+        for arm in ("resnet", "fmmnet"):
+            recipe = {"learning_rate": RATES[arm]}
+            arms[f"{arm}[{variant}]"] = Arm(net, ARMS[arm] | options, recipe, part="variants", **here)
+    return arms
+
+# %% ../nbs/lib/38_residual_arms.ipynb #1243de2f
+TABLE_IV = ("cifar10", "cifar100", "stl10", "tiny_imagenet")  # image sets
+FMMNET_SIZES = {  # what differs from the scale
+    "smoke": {
+        "datasets": ("mnist_mini",),
+        "seeds": 2,
+        "n_train": 500,
+        "protocol": Protocol(epochs=2, batch_size=25, shrink=2, snapshots=(1,)),
+    },
+    "cpu": {
+        "datasets": (),
+        "where_found": TABLE_IV[:2],
+        "seeds": 5,
+        "n_train": 4000,
+        "protocol": Protocol(epochs=8, batch_size=50, shrink=2, snapshots=(2, 4)),
+        "paths": 50,
+        "path_points": 36,
+    },
+    "paper": {
+        "datasets": (),
+        "where_found": TABLE_IV,
+        "protocol": Protocol(batch_size=128, augmentation="crop_flip", weight_decay=5e-4, snapshots=(50, 100)),
+        "path_points": 36,
+    },
+}
 
 # %% ../nbs/lib/38_residual_arms.ipynb #62bee14a
 SPEEDS = {f"stack{blocks}_16": 20_000 / (blocks + 1) for blocks in range(1, 129)}

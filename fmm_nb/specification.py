@@ -47,7 +47,8 @@ def answered(
     found = measured(rows, question.measure, arms)
     if found is None:
         return None
-    return found, sum(weight * sample_of(rows, arm, question.measure) for arm, weight in arms.items()).to_numpy()
+    by_seed = sum(weight * sample_of(rows, arm, question.measure) for arm, weight in arms.items())
+    return found, by_seed.to_numpy()
 
 # %% ../nbs/lib/69_specification.ipynb #8602fdde
 def curve(
@@ -116,19 +117,11 @@ def draw(
 ) -> Figure:
     "A specification curve; filled where the interval leaves zero out, the default marked by a line."
     figures.style()
-    lines = list(
-        dict.fromkeys(
-            part for parts in marks.values() for part in parts if any(part in marks[choice] for choice in table.choice)
-        )
-    )
-    figure, (above, below) = plt.subplots(
-        2,
-        1,
-        figsize=(figures.FULL, 1.7 + 0.14 * len(lines)),
-        height_ratios=[1.4, 0.14 * len(lines) + 0.1],
-        sharex=True,
-        layout="constrained",
-    )
+    drawn = {part for choice in table.choice for part in marks[choice]}
+    lines = [part for part in dict.fromkeys(part for parts in marks.values() for part in parts) if part in drawn]
+    height = 0.14 * len(lines)
+    size, ratios = (figures.FULL, 1.7 + height), [1.4, height + 0.1]
+    figure, (above, below) = plt.subplots(2, 1, figsize=size, height_ratios=ratios, sharex=True, layout="constrained")
     colour = figures.ARMS["am"][1]
     _ends(above, table, ratio)
     for place, row in table.iterrows():
@@ -140,25 +133,30 @@ def draw(
             for ax in (above, below):
                 ax.axvline(place, color=figures.INK, lw=6, alpha=0.2)
             above.annotate(default, (place, 1), xycoords=above.get_xaxis_transform(), ha="center", va="bottom")
-    kinds = ((colour, "the interval leaves {} out"), ("white", "it holds {}"))
-    marks_of = [
-        plt.Line2D(
-            [], [], color=colour, marker="o", mfc=fill, ms=4, lw=0, label=text.format("one" if ratio else "zero")
-        )
-        for fill, text in kinds
-    ]
-    figure.legend(handles=marks_of, loc="outside upper right", ncols=2)
+    _legend(figure, colour, "one" if ratio else "zero")
     above.axhline(0, color=figures.INK, lw=0.8)
     above.set_ylabel(ylabel)
     if ratio:
         figures.log_axis(above, vertical=True)
-    below.set_yticks(range(len(lines)), lines)
-    below.set_ylim(len(lines) - 0.4, -0.6)
-    below.grid(axis="y", color=figures.INK, lw=0.3, alpha=0.4)
-    below.tick_params(axis="both", length=0, labelbottom=False)
-    below.spines[:].set_visible(False)
     above.tick_params(axis="x", length=0)
+    _grid(below, lines)
     return figure
+
+# %% ../nbs/lib/69_specification.ipynb #9ee0b81d
+def _grid(ax: plt.Axes, lines: list[str]) -> None:
+    "Name the lines, and draw nothing else of the axes."
+    ax.set_yticks(range(len(lines)), lines)
+    ax.set_ylim(len(lines) - 0.4, -0.6)
+    ax.grid(axis="y", color=figures.INK, lw=0.3, alpha=0.4)
+    ax.tick_params(axis="both", length=0, labelbottom=False)
+    ax.spines[:].set_visible(False)
+
+
+def _legend(figure: Figure, colour: str, none: str) -> None:
+    "What filled and hollow marks say; `none` is what no effect is, in words."
+    kinds = {colour: f"the interval leaves {none} out", "white": f"it holds {none}"}
+    mark = lambda fill, text: plt.Line2D([], [], color=colour, marker="o", mfc=fill, ms=4, lw=0, label=text)
+    figure.legend(handles=[mark(*kind) for kind in kinds.items()], loc="outside upper right", ncols=2)
 
 # %% ../nbs/lib/69_specification.ipynb #b7ef68c3
 def _effect(ax: plt.Axes, place: int, row: pd.Series, colour: str) -> None:
@@ -166,32 +164,23 @@ def _effect(ax: plt.Axes, place: int, row: pd.Series, colour: str) -> None:
     low, high = ax.get_ylim()
     ax.plot([place, place], [row.low, row.high], color=colour, lw=1.5, solid_capstyle="butt")
     if low <= row.difference <= high:
-        ax.plot(
-            place,
-            row.difference,
-            "o",
-            color=colour,
-            mfc=colour if row.low * row.high > 0 else "white",
-            ms=4,
-            clip_on=False,
-        )
-    for end, mark in [(low, "v")] * int(row.low < low) + [(high, "^")] * int(row.high > high):
-        ax.plot(place, end, mark, color=colour, ms=3.5, mew=0, clip_on=False)
+        inside = colour if row.low * row.high > 0 else "white"
+        ax.plot(place, row.difference, "o", color=colour, mfc=inside, ms=4, clip_on=False)
+    for end, mark, beyond in ((low, "v", row.low < low), (high, "^", row.high > high)):
+        if beyond:
+            ax.plot(place, end, mark, color=colour, ms=3.5, mew=0, clip_on=False)
 
 # %% ../nbs/lib/69_specification.ipynb #fb89627b
 def _ends(ax: plt.Axes, table: pd.DataFrame, ratio: bool) -> None:
     "Let the axis end where one interval would squeeze all others; an effect that lies beyond is written at the edge."
     reach = table[["low", "high"]].abs().max(axis=1)
     limit = 1.05 * min(reach.max(), 4 * reach.median())
-    low, high = ax.set_ylim(
-        max(-limit, min(1.05 * table.low.min(), -0.1 * limit)), min(limit, max(1.05 * table.high.max(), 0.1 * limit))
-    )
+    least = max(-limit, min(1.05 * table.low.min(), -0.1 * limit))
+    most = min(limit, max(1.05 * table.high.max(), 0.1 * limit))
+    low, high = ax.set_ylim(least, most)
     for place, value in table.difference[~table.difference.between(low, high)].items():
         text = f"×{np.exp(value):.2g}" if ratio else f"{value:+.1f}".replace("-", "−")
         at, align = (0.02, "bottom") if value < low else (0.98, "top")
-        aside = {
-            "xytext": (-2 if place else 2, 0),
-            "textcoords": "offset points",
-            "ha": "right" if place else "left",
-        }  # between its column and the next
+        shift, side = (-2, "right") if place else (2, "left")  # between its column and the next
+        aside = {"xytext": (shift, 0), "textcoords": "offset points", "ha": side}
         ax.annotate(text, (place, at), xycoords=ax.get_xaxis_transform(), va=align, rotation=90, **aside)

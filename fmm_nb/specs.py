@@ -46,9 +46,10 @@ class Family:
     builder: str  # "module.function" of this package; it takes in_channels, image_size and num_classes besides
     examples: tuple[str, ...]  # names, small ones
 
-
-UNITS = """identity relu prelu elu selu gelu swish sine xunit atac se_activation nin local_se se eca gct ge_theta global_context cbam scse simam
-residual_attention stn psanet condconv dynamic_conv dynet kervolution volterra glu""".split()  # what may stand in an activation's place
+# %% ../nbs/lib/09_specs.ipynb #f500b0ad
+UNITS = """
+identity relu prelu elu selu gelu swish sine xunit atac se_activation nin local_se se eca gct ge_theta global_context
+cbam scse simam residual_attention stn psanet condconv dynamic_conv dynet kervolution volterra glu""".split()
 FAMILIES: dict[str, Family] = {
     "wide_resnet": Family(
         "wide residual nets of 6n + 4 layers; combine=add, mul, …",
@@ -80,52 +81,32 @@ FAMILIES: dict[str, Family] = {
         "preactivation.genet_theta",
         ("genet_theta_b1",),
     ),
-    "resnet50": Family(
-        "ResNet-50, for ImageNet; strides=v1, v1b", "resnet50", "models_imagenet.resnet50", ("resnet50",)
-    ),
-    "se_resnet50": Family(
-        "ResNet-50 with squeeze-and-excitation", "se_resnet50", "models_imagenet.se_resnet50", ("se_resnet50",)
-    ),
-    "aa_resnet50": Family(
-        "ResNet-50 with attention beside its convolutions",
-        "aa_resnet50",
-        "models_imagenet.aa_resnet50",
-        ("aa_resnet50",),
-    ),
-    "fa_resnet50": Family(
-        "ResNet-50 with local self-attention in the place of its convolutions",
-        "fa_resnet50",
-        "models_imagenet.fa_resnet50",
-        ("fa_resnet50",),
-    ),
-    "ge_resnet50": Family(
-        "ResNet-50 with gather-excite; variant=theta_plus, …",
-        "ge_resnet50",
-        "models_imagenet.ge_resnet50",
-        ("ge_resnet50",),
-    ),
-    "atac_resnet50": Family(
-        "ResNet-50 with ATAC units; stages=…, sites=…",
-        "atac_resnet50",
-        "models_imagenet.atac_resnet50",
-        ("atac_resnet50",),
-    ),
-    "relative": Family(
-        "the vanilla CNN with layers that multiply without a gate",
-        r"(?P<layer>kervolution|volterra|glu)",
-        "relatives.toy_relative",
-        ("kervolution", "volterra", "glu"),
-    ),
 }
+
+# %% ../nbs/lib/09_specs.ipynb #7ad0f4d4
+_IMAGENET_NETS = {
+    "resnet50": "ResNet-50, for ImageNet; strides=v1, v1b",
+    "se_resnet50": "ResNet-50 with squeeze-and-excitation",
+    "aa_resnet50": "ResNet-50 with attention beside its convolutions",
+    "fa_resnet50": "ResNet-50 with local self-attention in the place of its convolutions",
+    "ge_resnet50": "ResNet-50 with gather-excite; variant=theta_plus, …",
+    "atac_resnet50": "ResNet-50 with ATAC units; stages=…, sites=…",
+}
+FAMILIES |= {name: Family(title, name, f"models_imagenet.{name}", (name,)) for name, title in _IMAGENET_NETS.items()}
+FAMILIES["relative"] = Family(
+    "the vanilla CNN with layers that multiply without a gate",
+    r"(?P<layer>kervolution|volterra|glu)",
+    "relatives.toy_relative",
+    ("kervolution", "volterra", "glu"),
+)
 
 
 def family_of(name: str) -> tuple[Family, dict]:
-    "The family of a net and the arguments that its name states; raises `InputError` for a name of no family and no arm."
+    "The family of a net and the arguments that its name states; raises `InputError` where there is none."
     for family in FAMILIES.values():
         if match := re.fullmatch(family.pattern, str(name)):
-            return family, {
-                part: int(value) if value.isdecimal() else value for part, value in match.groupdict().items()
-            }
+            named = match.groupdict()
+            return family, {part: int(value) if value.isdecimal() else value for part, value in named.items()}
     raise unknown("model", name, list_names(), see="fmm list models")
 
 
@@ -141,13 +122,17 @@ CHOICES = {
     "precision": ("auto", "float32", "float64", "bfloat16"),
     "input_scale": ("standardised", "unit"),
 }
+MOST = {
+    "momentum": 1,
+    "validation": 0.9,
+    "step_factor": 1,
+    "learning_rate": 1e6,
+    "weight_decay": 1e6,
+    "mixup": 1e6,
+    "jacobian_penalty": 1e6,
+}
 
-
-MOST = {"momentum": 1, "validation": 0.9, "step_factor": 1} | dict.fromkeys(
-    ("learning_rate", "weight_decay", "mixup", "jacobian_penalty"), 1e6
-)
-
-
+# %% ../nbs/lib/09_specs.ipynb #c2c50231
 @dataclass(frozen=True)
 class Protocol:
     "How a net is trained; every field has a default, so that a new field leaves old keys as they are."
@@ -159,21 +144,17 @@ class Protocol:
     weight_decay: float = 0.0  # on all parameters
     optimizer: str = "sgd"  # or "nesterov"
     schedule: str = "constant"  # or "cosine": to zero, step by step; "steps": falls by `step_factor` at `step_at`
-    augmentation: str = "none"  # or "crop_flip": a random crop after padding by 4, and a random mirror image; "pad_crop_flip": padded black
+    augmentation: str = "none"  # or "crop_flip": random crops and mirror images; "pad_crop_flip": these, padded black
     mixup: float = 0.0  # α of the Beta distribution, 0: no mixup
-    jacobian_penalty: float = (
-        0.0  # weight in the loss of the mean squared norm of the logits' Jacobian, by standardised inputs
-    )
+    jacobian_penalty: float = 0.0  # weight in the loss of the logits' mean squared Jacobian
     precision: str = "auto"  # what the loop computes in; "auto": the machine's best that is known to change no result
     validation: float = 0.0  # share of the training images that is held out
     snapshots: tuple = ()  # epochs (from 1) whose weights are kept beside the last
     evaluate: tuple = ()  # further epochs at which test accuracy is taken
     step_at: tuple = (0.75, 0.875)  # shares of the training after which the rate falls, for the schedule "steps"
     step_factor: float = 0.1  # by which it is multiplied there
-    shrink: int = 1  # images are averaged over squares of so many pixels a side, training and test alike
-    canvas: int = (
-        0  # pixels a side of a black canvas on which images stand in three sizes, training and test alike; 0: none
-    )
+    shrink: int = 1  # images are averaged over squares of so many pixels a side
+    canvas: int = 0  # pixels a side of a black canvas on which images stand in three sizes; 0: none
     input_scale: str = "standardised"  # by the mean and deviation of the training images; or "unit": bytes over 255
 
     def __post_init__(self):
@@ -225,9 +206,8 @@ class Spec:
             object.__setattr__(self, "n_train", whole_number("n_train", self.n_train))
         if not isinstance(self.protocol, Protocol):
             raise InputError(f"protocol must be a Protocol, for example Protocol(epochs=1), got {self.protocol!r}")
-        object.__setattr__(
-            self, "options", plain_options(self.options)
-        )  # a copy: what the caller does with theirs changes no key
+        # a copy: what the caller does with theirs changes no key
+        object.__setattr__(self, "options", plain_options(self.options))
 
     @property
     def key(self) -> str:
@@ -237,7 +217,7 @@ class Spec:
 
 # %% ../nbs/lib/09_specs.ipynb #16652d8b
 def plain_options(options: dict) -> dict:
-    "Keywords of `create_model` as plain values, numpy's numbers and lists among them; raises `InputError` for what JSON cannot hold."
+    "Keywords of `create_model` as Python's own values; raises `InputError` for what JSON cannot hold."
     if not isinstance(options, dict):
         raise InputError(f"options must be keywords of create_model, for example {{'reduction': 8}}, got {options!r}")
     plain = {name: _plain(value) for name, value in options.items()}
@@ -271,23 +251,17 @@ class Arm:
 
 # %% ../nbs/lib/09_specs.ipynb #d11d8680
 def identity(spec: Spec) -> dict:
-    "Everything that the key digests, as one flat dictionary: the fields that differ from their default, and what they meet."
-    recipe = {
-        f"protocol.{f.name}": getattr(spec.protocol, f.name)
-        for f in fields(Protocol)
-        if getattr(spec.protocol, f.name) != f.default
-    }
-    options = {f"options.{name}": value for name, value in sorted(spec.options.items())}
-    size = {} if spec.n_train is None else {"n_train": spec.n_train}
-    versions = {"training_version": TRAINING_VERSION, "models_version": MODELS_VERSION}
-    return (
-        {"model": spec.model, "data": spec.data, "seed": spec.seed}
-        | size
-        | recipe
-        | options
-        | {"fingerprint": fingerprint(spec.data)}
-        | versions
-    )
+    "Everything that the key digests, as one flat dictionary: what differs from its default, and what it meets."
+    found = {"model": spec.model, "data": spec.data, "seed": spec.seed}
+    if spec.n_train is not None:
+        found["n_train"] = spec.n_train
+    for part in fields(Protocol):
+        value = getattr(spec.protocol, part.name)
+        if value != part.default:
+            found[f"protocol.{part.name}"] = value
+    found |= {f"options.{name}": value for name, value in sorted(spec.options.items())}
+    found["fingerprint"] = fingerprint(spec.data)
+    return found | {"training_version": TRAINING_VERSION, "models_version": MODELS_VERSION}
 
 # %% ../nbs/lib/09_specs.ipynb #f5177274
 def differences(

@@ -31,17 +31,8 @@ def interval_line(
     "Draw means along x with their intervals."
     name, colour, marker = look
     error = [frame["mean"] - frame.low, frame.high - frame["mean"]]
-    ax.errorbar(
-        x,
-        frame["mean"],
-        error,
-        fmt=line + marker,
-        color=colour,
-        mfc="white" if hollow else colour,
-        ms=4,
-        lw=1.2,
-        label=name,
-    )
+    drawn = {"color": colour, "mfc": "white" if hollow else colour, "ms": 4, "lw": 1.2}
+    ax.errorbar(x, frame["mean"], error, fmt=line + marker, label=name, **drawn)
 
 # %% ../nbs/lib/68_unit_figures.ipynb #737830b8
 def reach(
@@ -51,10 +42,8 @@ def reach(
     "The limits of an axis that holds all means and their intervals, these as far as the means are apart."
     least, most = frame["mean"].min(), frame["mean"].max()
     room = max(most - least, 4)
-    low, high = (
-        max(frame[["mean", "low"]].min(axis=None), least - room) - room / 10,
-        min(frame[["mean", "high"]].max(axis=None), most + room) + room / 10,
-    )
+    low = max(frame[["mean", "low"]].min(axis=None), least - room) - room / 10
+    high = min(frame[["mean", "high"]].max(axis=None), most + room) + room / 10
     return (max(low, 0), min(high, 100)) if percent else (low, high)
 
 # %% ../nbs/lib/68_unit_figures.ipynb #e41763bd
@@ -66,10 +55,9 @@ def name_ends(ax: Axes) -> None:
     for drawn in lines:
         places.append(max([drawn[0].get_ydata()[-1], *(place + gap for place in places[-1:])]))
     over = max(0, places[-1] - high)
+    names = ("color", "marker", "markerfacecolor", "markersize")
     for drawn, place in zip(lines, places):
-        look = {
-            name: getattr(drawn[0], f"get_{name}")() for name in ("color", "marker", "markerfacecolor", "markersize")
-        }
+        look = {name: getattr(drawn[0], f"get_{name}")() for name in names}
         ax.plot(1.03, place - over, lw=0, transform=ax.get_yaxis_transform(), clip_on=False, **look)
         ax.annotate(drawn.get_label(), (1.05, place - over), xycoords=ax.get_yaxis_transform(), va="center")
 
@@ -82,9 +70,12 @@ def share_seen(
     "The share of its map that a gate of a pre-activation ResNet looks at, mean over places and activations."
     first, second = image_size, -(-image_size // 2)
     sides = [first] * (2 * blocks + 1) + [second] * (2 * blocks) + [-(-second // 2)] * (2 * blocks)
-    reach = {side: {"global": side, "half": side // 4}.get(context) for side in sides}
-    reach = {side: context // 2 if found is None else found for side, found in reach.items()}
-    along = lambda side: (
-        np.mean([min(i + reach[side], side - 1) - max(i - reach[side], 0) + 1 for i in range(side)]) / side
-    )
-    return float(np.mean([along(side) ** 2 for side in sides]))
+    return float(np.mean([_share_of_side(context, side) ** 2 for side in sides]))
+
+
+def _share_of_side(context: int | str, side: int) -> float:
+    "The share of a row of its map that a gate looks at, mean over places."
+    reach = {"global": side, "half": side // 4}.get(context)  # to each side
+    if reach is None:
+        reach = context // 2
+    return np.mean([min(i + reach, side - 1) - max(i - reach, 0) + 1 for i in range(side)]) / side

@@ -19,7 +19,7 @@ from .statistics import Effect
 
 # %% ../nbs/lib/62_unit_rows.ipynb #c20f47f3
 def by_size(trained) -> dict:
-    "Test accuracy for each size of image on the canvas, and that on the largest minus that on the smallest, in percent."
+    "Test accuracy for each size of image on the canvas, and on the largest minus that on the smallest, in percent."
     canvas, correct = trained.spec.protocol.canvas, trained.test_correct.numpy()
     of = {size: 100 * correct[size_of(len(correct), canvas) == size].mean() for size in sizes(canvas)}
     small, *_, large = of.values()
@@ -33,8 +33,10 @@ def unit_row(trained) -> dict:
     row |= {
         "best_epoch_accuracy_percent": 100 * max(seen, default=np.nan),
         "parameters": count_parameters(trained.model()),
+        "epochs": spec.protocol.epochs,
+        "canvas": spec.protocol.canvas,
     }
-    row |= {"epochs": spec.protocol.epochs, "canvas": spec.protocol.canvas} | spec.options
+    row |= spec.options
     return row | by_size(trained) if spec.protocol.canvas else row
 
 # %% ../nbs/lib/62_unit_rows.ipynb #c01d3a5c
@@ -42,7 +44,7 @@ def beside_reported(
     rows: pd.DataFrame,  # of nets without options
     *tables: str,  # files of data/reported, without their endings
 ) -> pd.DataFrame:  # a row a net; "" where one was not run
-    "What the source reports for each net on CIFAR-10 and on the coarse CIFAR-100, the best epoch, and ours, the last, in percent."
+    "Each net on CIFAR-10 and the coarse CIFAR-100 in percent: what the source reports, the best epoch, and our last."
     columns = {}
     for data in ("cifar10", "cifar100_coarse"):
         told = {net: value for table in tables for net, value in reported(table, data).items()}
@@ -55,7 +57,7 @@ def beside_reported(
 
 # %% ../nbs/lib/62_unit_rows.ipynb #b4f96481
 def best_epochs(rows: pd.DataFrame) -> pd.DataFrame:
-    "The last epoch and the best on the test set, mean over the nets of each kind; those of which only the last is known are left out."
+    "The last epoch and the best on the test set, mean over the nets of each kind of which both are known."
     columns = {
         "parameters": "parameters",
         "test_accuracy_percent": "last epoch (%)",
@@ -78,6 +80,6 @@ def by_depth(
 
 def at_depths(rows: pd.DataFrame, contrast: str, column: str = "test_accuracy_percent") -> str:
     "As `by_depth`, for a sentence."
-    return ", ".join(
-        f"{as_difference(effect)} at b = {blocks}" for blocks, effect in by_depth(rows, contrast, column).items()
-    ) or as_difference(None)
+    found = by_depth(rows, contrast, column)
+    told = [f"{as_difference(effect)} at b = {blocks}" for blocks, effect in found.items()]
+    return ", ".join(told) or as_difference(None)

@@ -28,16 +28,11 @@ def made_from(
 ) -> str:
     "A digest of all that verdicts at some scales follow from."
     modules = [path for path in Path(fmm_nb.__file__).parent.glob("*.py") if path.name not in NOT_INPUTS]
-    tables = [
-        path
-        for scale in scales
-        for folder in (published_folder(scale), build / scale)
-        for path in (folder / "rows").glob("*.csv")
-    ]
-    files = {str(path): sha256(path) for path in [*modules, *(data_folder() / "reported").glob("*.csv"), *tables]}
-    about = {name: version(name) for name in ("numpy", "scipy", "pandas")} | {
-        name: fingerprint(name) for name in available()
-    }
+    folders = [folder / "rows" for scale in scales for folder in (published_folder(scale), build / scale)]
+    tables = [path for folder in [data_folder() / "reported", *folders] for path in folder.glob("*.csv")]
+    files = {str(path): sha256(path) for path in [*modules, *tables]}
+    about = {name: version(name) for name in ("numpy", "scipy", "pandas")}
+    about |= {name: fingerprint(name) for name in available()}
     return hashlib.sha256(json.dumps([files, about, scales], sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/lib/64_verdicts.ipynb #d20eadc0
@@ -52,11 +47,12 @@ def verdicts(
     build: Path | None = None,  # None: build/
 ) -> list[dict]:  # a row a claim: those of `claims.table`, and `full`; what is not a number is None
     "All claims with their verdicts."
-    build, scales = (
-        build or build_folder(),
-        [scale_of(scale) and scale] if scale else [name for name in SCALES if SCALES[name].evidence],
-    )
-    mark, place = made_from(scales, build), hashlib.sha256(f"{build.resolve()} {scale}".encode()).hexdigest()[:16]
+    build = build or build_folder()
+    if scale:
+        scale_of(scale)
+    scales = [scale] if scale else [name for name in SCALES if SCALES[name].evidence]
+    mark = made_from(scales, build)
+    place = hashlib.sha256(f"{build.resolve()} {scale}".encode()).hexdigest()[:16]
     memory = cache_folder() / "verdicts" / f"{place}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(memory.read_text(encoding="utf-8"))

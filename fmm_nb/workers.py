@@ -45,7 +45,7 @@ def cores() -> int:
 def fork_server(
     module: str,  # by its full name
 ) -> multiprocessing.context.BaseContext:
-    "Starts processes quickly, by forks of a server that has a module in memory and no threads, whose locks a fork would keep for ever."
+    "Starts processes quickly, by forks of a server that has a module in memory and no threads."
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
@@ -67,15 +67,20 @@ def environment(
 ) -> Iterator[None]:
     "Within the block this process, and those that start, have these environment variables; what was there comes back."
     before = {name: os.environ.get(name) for name in values}
-    set_ = lambda given: [
-        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-        for name, value in given.items()
-    ]
-    set_(values)
+    _set_environment(values)
     try:
         yield
     finally:
-        set_(before)
+        _set_environment(before)
+
+
+def _set_environment(values: dict[str, str | None]) -> None:
+    "Give this process environment variables; None takes one out."
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 # %% ../nbs/lib/10_workers.ipynb #3cf27281
 @contextmanager
@@ -134,8 +139,9 @@ def _locks() -> list[FileLock]:
 
 def _taken(lock: FileLock) -> bool:
     "Whether a lock is ours, now or from now on."
-    with suppress(Timeout):
-        lock.is_locked or lock.acquire(blocking=False)
+    if not lock.is_locked:
+        with suppress(Timeout):
+            lock.acquire(blocking=False)
     return lock.is_locked
 
 # %% ../nbs/lib/10_workers.ipynb #e83fbc11
@@ -156,11 +162,12 @@ def own_core() -> Iterator[None]:
 def spare_cores(
     workers: int,  # processes at most, this one included
 ) -> Iterator[Callable[[int], int]]:
-    "Gives a function that takes so many cores beside our own, or as many as are free, gives back what it had beyond, and says how many it has."
+    "Gives a function that takes so many cores beside our own, or as many as are free, and says how many it has."
     locks, batch = _locks(), BATCH_CORES in os.environ
 
     def hold(wanted: int) -> int:
-        wanted, held = max(0, min(wanted, workers - 1)), lambda: sum(lock.is_locked for lock in locks)
+        wanted = max(0, min(wanted, workers - 1))
+        held = lambda: sum(lock.is_locked for lock in locks)
         for lock in locks:
             if held() > wanted:
                 lock.release()
@@ -248,7 +255,7 @@ def _pickled(thing) -> bytes:
 
 
 def _reduced(thing) -> tuple | None:
-    "How to make again what cloudpickle cannot: a function that remembers, by what it wraps, and a module of a class of its own, by name."
+    "How to make again a function that remembers, by what it wraps, and a module of a class of its own, by name."
     if isinstance(thing, type(_unpickled)) and (thing.__module__ == "__main__" or "<locals>" in thing.__qualname__):
         return _cached, (thing.__wrapped__, thing.cache_parameters())
     own = isinstance(thing, ModuleType) and type(thing) is not ModuleType and thing.__name__ in sys.modules
@@ -299,7 +306,7 @@ def cluster_pool(
     folder: Path,  # that all share, absolute
     patience: float = 10,  # seconds to wait for an answer
 ) -> Iterator[Executor]:
-    "The workers of a Dask scheduler as a pool; `InputError` where there is none, or they cannot share a store. What has not started is dropped at the end."
+    "The workers of a Dask scheduler as a pool; `InputError` where there is none, or they cannot share a store."
     client = _client(address, patience)
     pool = client.get_executor(pure=False)
     try:
@@ -325,7 +332,8 @@ def _client(address: str, patience: float):
         return Client(address, timeout=patience, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no scheduler answers at {address!r} ({type(error).__name__}); dask scheduler starts one and says its address"
+            f"no scheduler answers at {address!r} ({type(error).__name__}); "
+            "dask scheduler starts one and says its address"
         ) from error
 
 # %% ../nbs/lib/10_workers.ipynb #698840ad
@@ -334,7 +342,8 @@ def _check_workers(client, folder: Path) -> None:
     address = client.scheduler.address
     if several := [worker for worker, threads in client.nthreads().items() if threads > 1]:
         raise InputError(
-            f"{several[0]} has several threads, and torch has one generator a process: start it with dask worker {address} --nthreads 1 --nworkers 4"
+            f"{several[0]} has several threads, and torch has one generator a process: "
+            f"start it with dask worker {address} --nthreads 1 --nworkers 4"
         )
     with locked(folder / "cluster.lock"):
         try:
@@ -343,7 +352,8 @@ def _check_workers(client, folder: Path) -> None:
             raise InputError(f"the workers of {address} cannot run fmm_nb ({error}): install it there too") from error
     if apart := [worker for worker, sees in found.items() if not sees]:
         raise InputError(
-            f"{apart[0]} does not find {folder} with its locks: workers must share it, on a file system whose locks (flock) hold between machines"
+            f"{apart[0]} does not find {folder} with its locks: "
+            "workers must share it, on a file system whose locks (flock) hold between machines"
         )
 
 
