@@ -187,7 +187,7 @@ def run(
         *_execute([page for page in possible if page in due], possible, workers),
     ]
 
-
+# %% ../nbs/lib/47_batch.ipynb #ea780dbb
 def _train(nets: list[Spec], store: Path, workers: int, scheduler: str | None) -> dict[Spec, str]:
     "Train nets; of those that failed, what went wrong."
     try:
@@ -264,7 +264,7 @@ def publish(
             part.write_text(cleaned(page.target.read_text(encoding="utf-8")), encoding="utf-8")
     return results / scale
 
-
+# %% ../nbs/lib/47_batch.ipynb #b118a541
 def _refuse_late(pages: list[Page]) -> None:
     "Raise `InputError`, with what to run, unless all these pages are up to date."
     late = {}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError
-from .fullgrad import class_of
 from .evaluation import as_written
+from .fullgrad import class_of
 from .gates import Gated, gates_of
 
 # %% ../nbs/lib/29_diagnostics.ipynb #cf3128b6
