@@ -196,10 +196,7 @@ class Study:
     def banner(self) -> str:
         "What was run, in one line of markdown."
         title = f"*scale {scale_of(self.scale).title}*"
-        if not self.nets:
-            return title
-        data = ", ".join(set_name(name, files=True) for name in dict.fromkeys(spec.data for spec in self.nets))
-        return f"{title} · {len(self.nets)} nets · {data} · {seeds_an_arm(self)}"
+        return f"{title} · {_nets_told(self)}" if self.nets else title
 
     def caution(self) -> str:
         "A sentence before results that are none."
@@ -209,8 +206,12 @@ class Study:
         "Write down what the page found, in words and numbers: the last act of every page."
         content = {"scale": self.scale, "banner": self.banner(), "text": self.caution() + text}
         content["tables"] = {name: _records(table) for name, table in tables.items()}
-        with written(self.out / "answers" / f"{self.name}.json") as part:
-            part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        self.write(f"answers/{self.name}.json", json.dumps(content, indent=1))
+
+    def write(self, name: str, text: str) -> None:
+        "Write a file of the study's folder, whole or not at all."
+        with written(self.out / name) as part:
+            part.write_text(text, encoding="utf-8")
 
 # %% ../nbs/lib/45_results.ipynb #ec5b01d9
 def _records(table: pd.DataFrame) -> list[dict]:
@@ -227,6 +228,13 @@ def seeds_an_arm(experiment: Study) -> str:
     counts = sorted({len(of_arm) for of_arm in seeds.values()})
     told = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
     return f"{told} {'seed' if counts == [1] else 'seeds'} an arm"
+
+
+def _nets_told(experiment: Study) -> str:
+    "How many nets of which image sets, with how many seeds."
+    sets = dict.fromkeys(spec.data for spec in experiment.nets)
+    data = ", ".join(set_name(name, files=True) for name in sets)
+    return f"{len(experiment.nets)} nets · {data} · {seeds_an_arm(experiment)}"
 
 # %% ../nbs/lib/45_results.ipynb #1477cfeb
 def lacking(experiment: Study) -> str:
