@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from . import rules
+from .catalogue import set_name, whole_set
 from .claims import as_line, deciding, told_alone, told_note, told_reported, told_rows, unit_of
 from .comparisons import as_mean, sample_of
 from .findings import Findings, numbers, of_parts, partly, quantity, word_of
 from .judgement import CLAIMS, Claim, on_set
 from .plan import SCALES, nets
 from .results import reported
-from .sources import set_name, whole_set
 from .specs import Spec
 
 # %% ../nbs/lib/61_claim_tables.ipynb #7cc282da

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .catalogue import set_name, whole_set
 from .comparisons import ARM, arm_rows, expanded
 from .errors import unknown
 from .judgement import CLAIMS, GAINS, Claim, adjusted, judge
 from .plan import SCALES, sizes_of
 from .planned_rows import planned, tables_of
 from .rules import Evidence, effects_of
-from .sources import set_name, whole_set
 from .tables import known_rows
 
 _all_ = ["CLAIMS"]

@@ -140,7 +140,8 @@ def list_models(args) -> list[tuple]:
 
 def list_data(args) -> list[tuple]:
     "Image sets: found or missing."
-    from fmm_nb.sources import SOURCES, available, told_root
+    from fmm_nb.catalogue import SOURCES
+    from fmm_nb.sources import available, told_root
 
     here = {name.split("[")[0]: name for name in available()}
     rows = [("data", "state", f"images (FMM_DATA is {told_root()})")]

@@ -17,8 +17,9 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from .catalogue import SOURCES, parse
 from .errors import InputError
-from .sources import SOURCES, altered, data_root, find, parse, reason
+from .sources import altered, data_root, find, reason
 
 # %% ../nbs/lib/05_downloads.ipynb #b3f11aaa
 def refuse(

@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .catalogue import set_names
 from .errors import InputError
 from .files import written
-from .sources import set_names
 from .statistics import effect, mean_interval
 
 # %% ../nbs/lib/65_figures.ipynb #68803603

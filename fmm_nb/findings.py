@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .catalogue import set_name
 from .claims import table
 from .comparisons import as_difference, as_ratio
 from .judgement import CLAIMS
 from .plan import SCALES
 from .planned_rows import tables_of
 from .reproduction import estimates
-from .sources import set_name
 
 # %% ../nbs/lib/60_findings.ipynb #30f1ae1a
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from contextvars import ContextVar
 from functools import cache, lru_cache
 from pathlib import Path
 
+from .catalogue import parse
 from .errors import InputError
 from .files import cache_folder, data_folder, written
-from .sources import Found, digest, find, parse
+from .sources import Found, digest, find
 
 # %% ../nbs/lib/06_fingerprints.ipynb #5d7e6178
 def listing(

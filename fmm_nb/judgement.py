@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from . import rules
+from .catalogue import set_name, whole_set
 from .comparisons import arm_rows, contrasts, expanded, measured, sample_of, two_arms
 from .effects import equal_loss, variant
 from .files import data_folder
 from .readings import depends_on, worst
 from .rules import Evidence
-from .sources import set_name, whole_set
 from .statistics import Effect
 
 # %% ../nbs/lib/56_judgement.ipynb #685e97b5

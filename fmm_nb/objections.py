@@ -15,6 +15,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from .catalogue import set_name
 from .comparisons import arm_rows, contrasts, measured, sample_of, two_arms
 from .effects import equal_loss, variant
 from .figures import label
@@ -23,7 +24,6 @@ from .findings import Findings, quantity
 from .judgement import CLAIMS, GAINS, Claim, judge, on_set
 from .readings import REVERSED, readings
 from .rules import ALPHA
-from .sources import set_name
 from .statistics import Effect, effect, holm
 
 # %% ../nbs/lib/71_objections.ipynb #5261754f

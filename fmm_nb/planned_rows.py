@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from .catalogue import PARTS, whole_set
 from .comparisons import across_arms, at_parameters
 from .errors import InputError
 from .files import build_folder, need_repository, published_folder
 from .judgement import CLAIMS
 from .plan import EXPERIMENTS, SCALES, by_arm, scale_of
 from .results import one_precision
-from .sources import PARTS, whole_set
 from .specs import Spec
 from .tables import known_rows, together
 

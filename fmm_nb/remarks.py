@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from .catalogue import set_name
 from .comparisons import as_difference, measured, weights
 from .files import build_folder, published_folder
 from .findings import Findings, numbers, partly
 from .plan import SCALES, by_arm
-from .sources import set_name
 from .specs import Protocol, Spec
 from .statistics import Effect
 from .tables import known_rows

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .catalogue import SOURCES, set_name, whole_set
 from .errors import InputError, unknown
 from .files import build_folder, data_folder, published_folder, read_json, writable_folder, written
 from .plan import EXPERIMENTS, by_arm, scale_of, sizes_of, specs
-from .sources import SOURCES, set_name, whole_set
 from .specs import Spec
 from .store import Store, digest, read_net
 from .tables import absent, append_rows, read_rows, together, whole_rows

@@ -14,9 +14,9 @@ import re
 from dataclasses import dataclass, field, fields
 from numbers import Real
 
+from .catalogue import parse
 from .errors import InputError, number_to, unknown, whole_number
 from .fingerprints import fingerprint
-from .sources import parse
 
 # %% ../nbs/lib/09_specs.ipynb #c2bed8b3
 TRAINING_VERSION = 1  # raise when the training loop gives other weights from the same start

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from .canvas import size_of, sizes
+from .catalogue import set_name, set_names, whole_set
 from .comparisons import BY_SIZE, as_difference, as_mean, measured, weights
 from .measures import last_epoch
 from .models import count_parameters
 from .results import reported
-from .sources import set_name, set_names, whole_set
 from .statistics import Effect
 
 # %% ../nbs/lib/62_unit_rows.ipynb #c20f47f3

@@ -24,10 +24,11 @@ import torch
 from PIL import Image
 
 from fmm_nb import data, downloads, fingerprints, readers, sources
+from fmm_nb.catalogue import IDX_FILES, SOURCES
 from fmm_nb.data import ImageSet, available, fetch, load, unpack
 from fmm_nb.errors import InputError
 from fmm_nb.fingerprints import fingerprint
-from fmm_nb.sources import IDX_FILES, SOURCES, check, find
+from fmm_nb.sources import check, find
 
 MUTATIONS = int(os.environ.get("FMM_MUTATIONS", 80))  # of each reader's files; make torture asks for ten thousand
 
