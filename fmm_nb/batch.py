@@ -81,11 +81,12 @@ def _papermill(page: Page, output: Path) -> str | None:
         return f"{type(error).__name__}: {reason(error)}"
 
 # %% ../nbs/lib/47_batch.ipynb #a9dbd8fe
+# with a backend that is set kernels draw nothing
 PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {
     "JUPYTER_PREFER_ENV_PATH": "1",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "MPLBACKEND": None,
-}  # with a backend that is set kernels draw nothing
+}
 
 
 def _begin() -> None:
