@@ -61,9 +61,8 @@ def _papermill(page: Page, output: Path) -> str | None:
     if page.build != build_folder():
         parameters |= {"store": str((page.build / "store").resolve()), "out": str(page.out.resolve())}
     try:
-        with tempfile.TemporaryDirectory(
-            prefix="fmm-"
-        ) as folder:  # sockets of its own: kernels that start together else pick the same
+        # sockets of its own: kernels that start together else pick the same
+        with tempfile.TemporaryDirectory(prefix="fmm-") as folder:
             pipes = {"transport": "ipc", "ip": f"{folder}/kernel"}
             config = Config({"KernelManager": pipes, "AsyncKernelManager": pipes})
             papermill.execute_notebook(
@@ -81,11 +80,10 @@ def _papermill(page: Page, output: Path) -> str | None:
         return f"{type(error).__name__}: {reason(error)}"
 
 # %% ../nbs/lib/47_batch.ipynb #a9dbd8fe
-# with a backend that is set kernels draw nothing
 PAGE_ENVIRONMENT = WORKER_ENVIRONMENT | {
     "JUPYTER_PREFER_ENV_PATH": "1",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    "MPLBACKEND": None,
+    "MPLBACKEND": None,  # where one is set kernels draw nothing
 }
 
 

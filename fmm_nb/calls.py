@@ -91,7 +91,7 @@ TURNS |= {"einsum", "stack", "unbind"}  # may do so
 ASKS = {"__get__", "__set__", "size", "dim", "numel", "type", "is_floating_point"}
 SILENT = ASKS | {"detach", "requires_grad_", "new_full"}
 
-
+# %% ../nbs/lib/24_calls.ipynb #04cdb4ab
 def _check(name: str, args: tuple, kwargs: dict) -> None:
     "Raise `InputError` for a call whose bias would be wrong."
     if name == "lstm_cell":

@@ -339,9 +339,8 @@ def _start_anew() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | lacking)
 
 # %% ../nbs/lib/51_cli.ipynb #35f7a46e
-@cache
+@cache  # Python alone forgets what it has said where a library touches its filters
 def _warn(message: str):
-    # Python alone forgets what it has said where a library touches its filters
     "Say it once, for people: without our source."
     print(f"fmm: {message}", file=sys.stderr)
 

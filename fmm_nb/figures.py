@@ -70,6 +70,8 @@ UNIT_ARMS = {
 for b in range(1, 6):
     for arm, (name, colour, marker) in UNIT_ARMS.items():
         ARMS[arm.format(b)] = (name if b == 1 else f"{name}, b = {b}", colour, marker)
+
+# %% ../nbs/lib/65_figures.ipynb #072df1ea
 ARMS |= {
     "resnet50": ("ResNet-50", "#767676", "o"),
     "se_resnet50": ("SE", "#7766CC", "p"),
@@ -86,7 +88,7 @@ ARMS |= {
     "cnn_se_activation": ("CNN with SEActivation", "#CC79A7", "X"),
 }
 
-
+# %% ../nbs/lib/65_figures.ipynb #55e3e38e
 def label(arm: str) -> str:
     "The name of an arm for people."
     return ARMS[arm][0]

@@ -12,7 +12,7 @@ from textwrap import wrap
 
 # %% ../nbs/lib/50_listings.ipynb #b66417b9
 def table(rows: list[tuple]) -> str:
-    "Rows of text in columns; on a terminal the last column is broken where the line would be."
+    "Rows of text in columns; on a terminal the last column is wrapped."
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     before = sum(widths[:-1]) + 2 * len(widths[:-1])
     lines = []

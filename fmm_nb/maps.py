@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .batches import draw_all
 from .errors import unknown, whole_number
 from .evaluation import evaluation
-from .fullgrad import classes, decomposed, one_an_image, one_by_one
+from .fullgrad import all_at_once, classes, decomposed, one_an_image
 from .sensitivity import MEMORY, fitting_size, float_images, kept_bytes
 
 # %% ../nbs/lib/24_maps.ipynb #311fe24f
@@ -91,7 +91,7 @@ class FullGrad:
     def terms(self, x: Tensor, target: Tensor | int | None) -> dict[str, Tensor]:
         "Gradient times input, then each layer's gradient times bias, [N, C, h, w] each."
         output, target, gradient, calls = decomposed(self.model, x, target, self.gate)
-        if not one_by_one(x, output, target, gradient, calls):
+        if not all_at_once(x, output, target, gradient, calls):
             return _together([self.terms(x[i : i + 1], target[i : i + 1]) for i in range(len(x))])
         kept = [call for call in calls if (call.kind == "bias" or self.spread is signed_map) and call.is_map(len(x))]
         terms = {"input": gradient * x} | {call.name: call.term().movedim(call.channels, 1) for call in kept}

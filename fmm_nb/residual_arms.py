@@ -107,7 +107,7 @@ def _at_rates(blocks: tuple[int, ...], here: dict) -> dict[str, Arm]:
 
 # %% ../nbs/lib/38_residual_arms.ipynb #85e5996b
 def _in_settings(blocks: tuple[int, ...], here: dict) -> dict[str, Arm]:
-    "What might keep a product from breaking, with the sum beside it."
+    "What might keep a product from breaking; without BatchNorm the sum as well."
     broken = here | {"seeds": 3, "part": "breaks"}
     return {
         f"{arm}[blocks={b},{name}]": stack(b, arm, rate, options=options, protocol=protocol, **broken)

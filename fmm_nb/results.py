@@ -213,11 +213,6 @@ class Study:
         with written(self.out / name) as part:
             part.write_text(text, encoding="utf-8")
 
-# %% ../nbs/lib/45_results.ipynb #ec5b01d9
-def _records(table: pd.DataFrame) -> list[dict]:
-    "A table as JSON has it, a row a dictionary."
-    return json.loads(table.reset_index().to_json(orient="records", double_precision=15))
-
 # %% ../nbs/lib/45_results.ipynb #29111218
 def seeds_an_arm(experiment: Study) -> str:
     "How many seeds the arms of a page have, in words."
@@ -251,6 +246,11 @@ def lacking(experiment: Study) -> str:
     return "".join(f"\n\n*{text}.*" for text in texts)
 
 # %% ../nbs/lib/45_results.ipynb #e8cd4d8f
+def _records(table: pd.DataFrame) -> list[dict]:
+    "A table as JSON has it, a row a dictionary, numbers to the last digit."
+    return json.loads(table.reset_index().to_json(orient="records", double_precision=15))
+
+
 def answers(
     out: Path,  # of a `Study`
 ) -> dict[str, dict]:

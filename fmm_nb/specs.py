@@ -100,7 +100,7 @@ FAMILIES["relative"] = Family(
     ("kervolution", "volterra", "glu"),
 )
 
-
+# %% ../nbs/lib/09_specs.ipynb #5b2c7c10
 def family_of(name: str) -> tuple[Family, dict]:
     "The family of a net and the arguments that its name states; raises `InputError` where there is none."
     for family in FAMILIES.values():
