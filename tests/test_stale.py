@@ -1,6 +1,6 @@
-"""What a change costs: which nets are trained, which are measured, which pages are executed, and what `fmm why` says of
-it."""
+"""What a change costs: which nets are trained or measured, which pages are executed, and what `fmm why` says."""
 
+import ast
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -249,3 +249,26 @@ def test_a_net_of_a_page_that_changed_is_named_old_and_new(done, monkeypatch):
     found = stale(build)
     assert "03_multiplication" in found and all(name.startswith("net ") for name in found["03_multiplication"])
     assert all(" → " in line for line in pages.why("03", "smoke", build))
+
+
+def imported(code):
+    "The modules of the package that some code imports, at its head or within functions."
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("fmm_nb")):
+            module = (node.module or "").removeprefix("fmm_nb").lstrip(".")
+            yield from [module] if module else [alias.name for alias in node.names]
+
+
+def test_pages_depend_on_the_modules_that_they_reach_and_on_no_others():
+    root = pages.need_repository("this test")
+    modules = {path.stem: path.read_text(encoding="utf-8") for path in (root / "fmm_nb").glob("*.py")}
+    notebooks = [*(root / "nbs" / "experiments").glob("*.ipynb"), root / "nbs" / "paper.ipynb"]
+    cells = [cell for path in notebooks for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    ahead = {name for text in code for name in imported(text)}
+    ahead |= {family.builder.split(".")[0] for family in specs.FAMILIES.values()}
+    reached = set()
+    while ahead := (ahead & modules.keys()) - reached:
+        reached |= ahead
+        ahead = {name for module in ahead for name in imported(modules[module]) if f"{name}.py" not in pages.NOT_INPUTS}
+    assert {f"{name}.py" for name in modules.keys() - reached} == pages.NOT_INPUTS
