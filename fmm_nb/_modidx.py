@@ -141,6 +141,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/fmm-nb', 'doc_host': '', '
                               'fmm_nb.calls._result': ('lib/calls.html#_result', 'fmm_nb/calls.py'),
                               'fmm_nb.calls._with_biases': ('lib/calls.html#_with_biases', 'fmm_nb/calls.py'),
                               'fmm_nb.calls._writes': ('lib/calls.html#_writes', 'fmm_nb/calls.py'),
+                              'fmm_nb.calls.refuse_closed': ('lib/calls.html#refuse_closed', 'fmm_nb/calls.py'),
                               'fmm_nb.calls.traced': ('lib/calls.html#traced', 'fmm_nb/calls.py')},
             'fmm_nb.canvas': { 'fmm_nb.canvas.on_canvas': ('lib/canvas.html#on_canvas', 'fmm_nb/canvas.py'),
                                'fmm_nb.canvas.placed': ('lib/canvas.html#placed', 'fmm_nb/canvas.py'),

@@ -267,7 +267,7 @@ def publish(
 def _refuse_late(pages: list[Page]) -> None:
     "Raise `InputError`, with what to run, unless all these pages are up to date."
     late = {}
-    for page in pages:
+    for page in dict.fromkeys(pages):
         if (word := state(page)) != "done":
             late.setdefault(word, []).append(page.name)
     if late:

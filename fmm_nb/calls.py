@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PIECES', 'MEANS', 'SHAPES', 'HOMOGENEOUS', 'AFFINE', 'SUMS', 'PRODUCTS', 'TURNS', 'ASKS', 'SILENT', 'WRAPPED', 'Call',
-           'traced']
+           'refuse_closed', 'traced']
 
 # %% ../nbs/lib/24_calls.ipynb #87b9550f
 from collections import Counter
@@ -229,6 +229,13 @@ def _closed(name: str) -> InputError:
     )
 
 
+def refuse_closed(model: nn.Module) -> None:
+    "Raise `InputError` for a net with a module in TorchScript or on several devices."
+    for name, module in model.named_modules():
+        if isinstance(module, WRAPPED):
+            raise _closed(name or type(module).__name__)
+
+
 def _own_derivatives(logits: Tensor) -> Iterator[str]:
     "The names of functions in the graph that bring a derivative of their own."
     nodes, seen = [logits.grad_fn], {None}
@@ -246,10 +253,7 @@ def traced(
     image: Tensor,  # [N, C, H, W], requires a gradient
     halved: bool = False,  # share the gradient of a product between its two factors
 ) -> tuple[Tensor, list[Call]]:  # logits [N, K] with a graph to the image alone
-    "What a net gives, and the calls with a bias; raises `InputError` for a part that cannot be looked into."
-    for name, module in model.named_modules():
-        if isinstance(module, WRAPPED):
-            raise _closed(name or type(module).__name__)
+    "What a net gives, and the calls with a bias; raises `InputError` for a call that cannot be looked into."
     weights = dict(model.named_parameters(remove_duplicate=False))
     constants = {id(value): value.detach() for value in weights.values()}  # one a weight: what is tied stays tied
     fixed = {name: constants[id(value)] for name, value in weights.items()}

@@ -67,9 +67,11 @@ UNIT_ARMS = {
 }
 
 # %% ../nbs/lib/65_figures.ipynb #25899d4b
-for b in range(1, 6):
-    for arm, (name, colour, marker) in UNIT_ARMS.items():
-        ARMS[arm.format(b)] = (name if b == 1 else f"{name}, b = {b}", colour, marker)
+ARMS |= {
+    arm.format(b): (name if b == 1 else f"{name}, b = {b}", colour, marker)
+    for b in range(1, 6)
+    for arm, (name, colour, marker) in UNIT_ARMS.items()
+}
 
 # %% ../nbs/lib/65_figures.ipynb #072df1ea
 ARMS |= {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .calls import Call, traced
+from .calls import Call, refuse_closed, traced
 from .errors import InputError, unknown
 from .evaluation import evaluation
 from .gates import frozen_gates
@@ -91,6 +91,7 @@ def decomposed(
     "Outputs [N], classes [N], the gradient of the image, and the calls that the output depends on, with theirs."
     if gate not in GATES:
         raise unknown("gate", gate, GATES)
+    refuse_closed(model)
     image = float_images(x).detach().clone().requires_grad_()
     gates = frozen_gates(model) if gate == "detached" else nullcontext()
     with evaluation(model), torch.enable_grad(), gates:

@@ -146,7 +146,7 @@ def gallery(
     data = carried(pictures, titles, curves)
     boxes = "".join(_choice(data["id"], n, title, image) for n, (title, image) in enumerate(zip(titles, pictures)))
     program = KNOWING.replace("DATA", json.dumps(data).replace("</", "<\\/")) + DRAWING + ACTING
-    _, height, width, _ = pictures.shape
+    height, width = pictures.shape[1:3]
     return (
         f'<div class="fmm-gallery" id="{data["id"]}"><style>{STYLE}</style>{boxes}<div class="way">'
         f'<canvas width="{width}" height="{height}" role="img" aria-label="the image on the way"></canvas>'

@@ -221,7 +221,7 @@ def seeds_an_arm(experiment: Study) -> str:
         for key, arm in part.items():
             seeds.setdefault((nets[key].data, arm), set()).add(nets[key].seed)
     counts = sorted({len(of_arm) for of_arm in seeds.values()})
-    told = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+    told = " to ".join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))  # the least and the most
     return f"{told} {'seed' if counts == [1] else 'seeds'} an arm"
 
 
@@ -284,9 +284,11 @@ def _checked(variables: dict, any_name: bool) -> dict:
     for name, value in variables.items():
         if not any_name and name not in PARAMETERS and _is_parameter(name, value):
             raise unknown("parameter", name, PARAMETERS)
-        if name in PARAMETERS and type(value) is not PARAMETERS[name]:
+    given = {name: value for name, value in variables.items() if name in PARAMETERS}
+    for name, value in given.items():
+        if type(value) is not PARAMETERS[name]:
             raise InputError(f"parameter {name} must be {PARAMETERS[name].__name__}, got {value!r}")
-    return {name: value for name, value in variables.items() if name in PARAMETERS}
+    return given
 
 
 def _is_parameter(name: str, value) -> bool:
