@@ -182,6 +182,7 @@ class Square(torch.autograd.Function):
             lambda: torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(676, 10))),
             "has no forward-mode derivative",
         ),
+        (lambda: torch.jit.freeze(torch.jit.script(nn.Flatten().eval())), "has no forward-mode derivative"),
         (lambda: nn.DataParallel(ToyNet()), "DataParallel has no forward-mode derivative"),
         (lambda: Cells(), "take nn.LSTM"),
         (lambda: Through(nn.BatchNorm2d(1, track_running_stats=False)), "give it running statistics"),
