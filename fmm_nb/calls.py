@@ -48,7 +48,9 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, place: list[str], halved: bool):
         super().__init__()
-        self.place, self.halved, self.calls, self.names, self.turned = place, halved, [], Counter(), False
+        self.place, self.halved = place, halved
+        self.calls, self.names = [], Counter()
+        self.turned = False  # whether axes were exchanged
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, _name(function)
