@@ -305,6 +305,7 @@ def test_a_claim_says_of_which_image_sets_a_part_was_trained_on():
     assert part == {"M14": ""} | dict.fromkeys(["M15", "M20", "M26"], "CIFAR-10 (training files 1-2)")
     assert not claims._in_part(CLAIMS["M20"], "cpu", {PAGE: rows})  # which takes some images of each set anyway
     assert not claims._in_part(CLAIMS["M5"], "paper", {"02_importance": rows})  # a check that names no image set
+    assert not claims._in_part(CLAIMS["M67"], "paper", {"07_fmmnet": rows})  # a claim that compares nothing
 
 
 def test_a_claim_in_full_has_its_comparisons_and_its_rows(build):
