@@ -197,7 +197,7 @@ def _implicit_biases(call, name: str, kind: str, points: list[Tensor], direction
 def _with_biases(function, name: str, args, kwargs, inputs: list[Tensor]) -> tuple:
     "What a call gives, the kind of its biases, and each bias with the tensor that it is a part of."
     kind = "bias" if name in SUMS or (name in AFFINE and len(inputs) == 1) else "gate"
-    constants = [args[0]] if _writes(name) and args[0] is not inputs[0] else []
+    constants = [args[0]] if _writes(name) and args[0] is not inputs[0] else []  # what is written over
     given = constants + inputs
     copies = [value.detach().clone() for value in given]  # the call may write over them
     output = _result(function, name, args, kwargs)

@@ -188,7 +188,7 @@ class Study:
     arms: dict[str, dict[str, str]] = field(default_factory=dict)  # names, by part of the page and key of a net
 
     def rows(self, measure: Callable, part: str = "") -> pd.DataFrame:
-        "The rows of the experiment's nets, or of a part of them; what is missing is trained and measured on all cores."
+        "Rows of the experiment's nets, or of a part of them; what is missing is made on all cores, or on a GPU."
         nets = [spec for spec in self.nets if spec.key in self.arms.get(part, {})]  # parts may share a net
         name = f"{self.name.split('_')[0]}_{part}" if part else self.name
         return rows(name, nets, measure, self.scale, self.store, self.out, workers=None)

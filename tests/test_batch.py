@@ -219,20 +219,8 @@ def test_published_rows_are_taken_once(tmp_path, monkeypatch):
 
     from fmm_nb.tables import append_rows, known_rows
 
-    rows = pd.DataFrame(
-        [
-            {
-                "key": f"{i:016x}",
-                "measure_version": 1,
-                "model": "am",
-                "data": "mnist",
-                "seed": i,
-                "precision": "float32",
-                "value": i,
-            }
-            for i in range(3)
-        ]
-    )
+    about = {"measure_version": 1, "model": "am", "data": "mnist", "precision": "float32"}
+    rows = pd.DataFrame([{"key": f"{i:016x}", "seed": i, "value": i} | about for i in range(3)])
     for place in ("published", "built"):
         append_rows(tmp_path / f"{place}.csv", rows)
         append_rows(tmp_path / f"{place}.csv", rows.assign(value=9))

@@ -150,20 +150,8 @@ def test_bits(bits):
 @given(st.lists(st.floats(), min_size=1, max_size=4), st.text(LETTERS, min_size=1, max_size=5))
 def test_rows_come_back_bit_for_bit(tmp_path_factory, values, name):
     path = tmp_path_factory.mktemp("rows") / "table.csv"
-    new = pd.DataFrame(
-        [
-            {
-                "key": f"{i:016x}",
-                "measure_version": 1,
-                "model": "am",
-                "data": "mnist",
-                "seed": i,
-                "precision": "float32",
-                "value": value,
-            }
-            for i, value in enumerate(values)
-        ]
-    )
+    new = pd.DataFrame({"key": [f"{i:016x}" for i in range(len(values))], "seed": range(len(values)), "value": values})
+    new = new.assign(measure_version=1, model="am", data="mnist", precision="float32")
     append_rows(path, new)
     assert np.array_equal(read_rows(path).value.to_numpy(float), np.array(values), equal_nan=True)
 
